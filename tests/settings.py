@@ -1,0 +1,27 @@
+"""Settings of the test run: the project's, on the database that DATABASE_URL names (a SQLite file without it)."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+os.environ.setdefault("SECRET_KEY", "tests-only")
+
+from project.settings import *  # noqa: F403
+from project.settings import DATABASES
+
+DEBUG = False
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = False
+ALLOWED_HOSTS = ["*"]
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+    # Threads and in-memory SQLite do not mix: each connection would see a database of its own.
+    DATABASES["default"]["TEST"] = {
+        "NAME": os.path.join(tempfile.mkdtemp(prefix="visionagents_runner_tests_"), "test.sqlite3")
+    }
+else:
+    # A pool keeps connections open, and the test database could not be dropped.
+    DATABASES["default"]["OPTIONS"].pop("pool", None)
+
+VISIONAGENTS_RUNNER = {"RUNNER": "tests.agents.runner"}

@@ -1,0 +1,89 @@
+"""The ``VISIONAGENTS_RUNNER`` setting: one dict, read lazily, every default in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from django.conf import settings
+from django.core.signals import setting_changed
+
+SETTING = "VISIONAGENTS_RUNNER"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerSettings:
+    """Deployment knobs. What the API allows is in `ServeOptions`; limits of one agent are on its `AgentLauncher`."""
+
+    RUNNER: str = ""
+    """Dotted path of the project's `Runner`, for example ``"project.agents.runner"``."""
+
+    ALLOW_LOCAL: bool | None = None
+    """Whether a local request (see `permissions`) needs no sign-in. None: only with DEBUG or without a project."""
+
+    LEAN_API: Literal["auto"] | bool = "auto"
+    """Whether `Runner.asgi` serves the API without the host's middleware. "auto": where MIDDLEWARE is Django's own."""
+
+    API_MIDDLEWARE: tuple[str, ...] = ()
+    """Dotted paths of the middleware that the lean API runs, outermost first."""
+
+    MAX_BODY_BYTES: int = 1024 * 1024
+    """Largest request body that the API reads, in bytes; above it the answer is 413."""
+
+    START_TIMEOUT: float = 60.0
+    """Seconds that ``create_agent`` may take before the session is cancelled."""
+
+    DRAIN_TIMEOUT: float = 30.0
+    """Seconds that calls may go on after SIGTERM before they are closed."""
+
+    HEARTBEAT_INTERVAL: float = 5.0
+    """Seconds between two heartbeats of a worker."""
+
+    WORKER_TTL: float = 30.0
+    """Seconds without a heartbeat after which a worker's sessions are unreachable."""
+
+    WORKER_GRACE: float = 60.0
+    """Further seconds after which an unreachable session is lost for good."""
+
+    POLL_INTERVAL: float = 1.0
+    """Seconds between two looks for close requests that other processes wrote."""
+
+    METRICS_INTERVAL: float = 5.0
+    """Seconds between two snapshots of an agent's metrics to its row, where they changed."""
+
+
+_cached: RunnerSettings | None = None
+
+
+def known_keys() -> frozenset[str]:
+    return frozenset(field.name for field in fields(RunnerSettings))
+
+
+def unknown_keys() -> list[str]:
+    """Keys of the setting that mean nothing here, sorted: a system check names them."""
+    return sorted(set(_raw()) - known_keys())
+
+
+def get_settings() -> RunnerSettings:
+    global _cached
+    if _cached is None:
+        known = known_keys()
+        _cached = RunnerSettings(**{key: _frozen(value) for key, value in _raw().items() if key in known})
+    return _cached
+
+
+def _raw() -> dict[str, Any]:
+    return getattr(settings, SETTING, None) or {}
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, (list, set)) else value
+
+
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    if setting == SETTING:
+        global _cached
+        _cached = None
+
+
+setting_changed.connect(_forget, dispatch_uid="visionagents_runner.conf")

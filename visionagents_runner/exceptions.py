@@ -1,0 +1,62 @@
+"""The errors that callers of the runner handle."""
+
+from __future__ import annotations
+
+
+class RunnerError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class RunnerConfigurationError(RunnerError):
+    """The project's own settings or code keep the runner from starting; the message says the fix."""
+
+
+class NotReady(RunnerError):
+    """This process takes no new sessions now: it is warming up, draining or stopped.
+
+    ``retry_after`` is the number of seconds after which asking again makes sense.
+    """
+
+    def __init__(self, message: str, *, retry_after: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class SessionLimitExceeded(RunnerError):
+    """A limit on live sessions is reached; nothing was created."""
+
+
+class MaxConcurrentSessionsExceeded(SessionLimitExceeded):
+    """The launcher's ``max_concurrent_sessions`` on this worker is reached."""
+
+
+class MaxSessionsPerCallExceeded(SessionLimitExceeded):
+    """The launcher's ``max_sessions_per_call`` for this call is reached, on all workers together."""
+
+
+class StartFailed(RunnerError):
+    """``create_agent`` raised, or the session was closed before its agent was built.
+
+    The session's row exists, ended, and keeps the traceback; ``session_id`` names it.
+    """
+
+    def __init__(self, message: str, *, session_id: str) -> None:
+        super().__init__(message)
+        self.session_id = session_id
+
+
+class StartTimeout(StartFailed):
+    """``create_agent`` took longer than the start timeout; the session was cancelled."""
+
+
+class AgentNotFound(RunnerError):
+    """The runner hosts no agent of that name."""
+
+
+class InvalidInput(RunnerError):
+    """A value from outside is malformed; ``field`` says which. Nothing was created."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message

@@ -1,0 +1,11 @@
+"""The rows: workers, the sessions that they host, and what happened in them.
+
+State changes are methods and queryset methods here; nothing else writes ``status``.
+"""
+
+from .event import SessionEvent
+from .session import AgentSession, EndReason, SessionStatus
+from .slot import Slot
+from .worker import Worker, WorkerState
+
+__all__ = ["AgentSession", "EndReason", "SessionEvent", "SessionStatus", "Slot", "Worker", "WorkerState"]

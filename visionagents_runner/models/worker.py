@@ -1,0 +1,93 @@
+"""`Worker`: one process that hosts sessions."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from django.db import models
+from django.db.models import ExpressionWrapper, Q
+from django.db.models.functions import Now
+from django.utils.translation import gettext_lazy as _
+
+if TYPE_CHECKING:
+    from .session import AgentSession
+
+
+class WorkerState(models.TextChoices):
+    RUNNING = "running", _("running")
+    DRAINING = "draining", _("draining")
+    STOPPED = "stopped", _("stopped")
+
+
+def seconds_ago(seconds: float) -> ExpressionWrapper[Any]:
+    """Return the moment ``seconds`` ago by the database's clock, for comparisons with heartbeats."""
+    return ExpressionWrapper(Now() - timedelta(seconds=seconds), output_field=models.DateTimeField())
+
+
+class WorkerQuerySet(models.QuerySet["Worker"]):
+    def running(self) -> WorkerQuerySet:
+        """Workers that have not said goodbye; a dead one is among them until it is reaped."""
+        return self.exclude(state=WorkerState.STOPPED)
+
+    def silent(self, seconds: float) -> WorkerQuerySet:
+        """Running workers whose last heartbeat is older than ``seconds``."""
+        return self.running().filter(heartbeat_at__lt=seconds_ago(seconds))
+
+    def beat(self, pk: uuid.UUID) -> bool:
+        """Record a heartbeat by the database's clock; False if the worker's row is gone or was stopped by others."""
+        return bool(self.running().filter(pk=pk).update(heartbeat_at=Now()))
+
+
+class Worker(models.Model):
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    state = models.CharField(max_length=16, choices=WorkerState.choices, default=WorkerState.RUNNING)
+    hostname = models.CharField(max_length=255)
+    pid = models.PositiveIntegerField("PID")
+    boot_id = models.CharField(max_length=64, blank=True, help_text=_("Identifies one boot of the machine."))
+    pid_namespace = models.CharField(max_length=64, blank=True)
+    process_started = models.CharField(
+        max_length=64,
+        blank=True,
+        help_text=_("Start time of the process in ticks since boot: with the PID it names one process for certain."),
+    )
+    runner = models.CharField(max_length=255, blank=True, help_text=_("Dotted path of the runner."))
+    version = models.CharField(max_length=64, blank=True)
+    capacity = models.PositiveIntegerField(null=True, blank=True, help_text=_("Sum of its limits; empty: unlimited."))
+    started_at = models.DateTimeField(db_default=Now())
+    heartbeat_at = models.DateTimeField(db_default=Now())
+    stopped_at = models.DateTimeField(null=True, blank=True)
+
+    sessions: models.Manager[AgentSession]
+
+    objects = WorkerQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("-started_at",)
+        indexes = (models.Index(fields=["state", "heartbeat_at"], name="va_worker_state_heartbeat"),)
+        constraints = (
+            models.CheckConstraint(
+                name="va_worker_stopped_has_time",
+                condition=Q(state="stopped", stopped_at__isnull=False)
+                | (~Q(state="stopped") & Q(stopped_at__isnull=True)),
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.hostname}:{self.pid}"
+
+    def mark_draining(self) -> bool:
+        """Take no new sessions from now on; False if it was stopped already."""
+        return self._set_state(WorkerState.DRAINING)
+
+    def mark_stopped(self) -> bool:
+        """Say goodbye. Its sessions must have ended before; False if it was stopped already."""
+        return self._set_state(WorkerState.STOPPED, stopped_at=Now())
+
+    def revive(self) -> None:
+        """It was declared dead while it was only slow: it runs on, under its old name and with no sessions."""
+        Worker.objects.filter(pk=self.pk).update(state=WorkerState.RUNNING, stopped_at=None, heartbeat_at=Now())
+
+    def _set_state(self, state: WorkerState, **values: Any) -> bool:
+        return bool(Worker.objects.running().filter(pk=self.pk).update(state=state, **values))
