@@ -1,0 +1,55 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.db import connections
+
+from tests.agents import StubAgent, create_agent, join_call
+from visionagents_runner import AgentLauncher, store
+from visionagents_runner.models import AgentSession
+from visionagents_runner.worker import current_worker
+
+
+@pytest.fixture(autouse=True)
+def no_thread_keeps_a_connection() -> Iterator[None]:
+    """Neither the store's threads nor asgiref's may outlive the database of a test with their connections."""
+    yield
+    store.close()
+    asyncio.run(sync_to_async(connections.close_all)())
+
+
+@pytest.fixture
+async def launch(transactional_db: None) -> AsyncIterator[Callable[..., Any]]:
+    """Start launchers of stub agents, ``await launch(max_concurrent_sessions=1)``, that stop after the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(create: Any = create_agent, join: Any = join_call, **options: Any) -> AgentLauncher:
+            launcher = AgentLauncher(create, join, **{"close_timeout": 5.0, **options})
+            return await stack.enter_async_context(launcher)
+
+        yield start
+    assert current_worker() is None
+
+
+async def row_of(session: Any) -> AgentSession:
+    row = await store.get_session(session.id)
+    assert row is not None
+    return row
+
+
+def agent_of(session: Any) -> StubAgent:
+    return session.agent  # type: ignore[no-any-return]
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait for something that has no event of its own."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)

@@ -1,0 +1,115 @@
+"""Other processes on the test database, for tests that need more than one, or one to kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from django.db import connections
+
+ROOT = Path(__file__).resolve().parent.parent
+
+_PRELUDE = """
+import asyncio, json, sys
+import django
+django.setup()
+from tests.agents import *
+from visionagents_runner import *
+
+def say(what):
+    print(json.dumps(what), flush=True)
+
+def wait():
+    sys.stdin.readline()
+
+def go():
+    say("ready")
+    wait()
+
+async def main():
+{body}
+
+asyncio.run(main())
+"""
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return the environment in which another process uses the test database."""
+    return {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "tests.child_settings",
+        "TEST_DATABASE": json.dumps(connections["default"].settings_dict, default=str),
+        "PYTHONPATH": str(ROOT),
+        "PYTHONWARNINGS": "default",
+        **more,
+    }
+
+
+class Child:
+    """A program in another process that says JSON lines and is told to go on by lines."""
+
+    def __init__(self, program: str, **more: str) -> None:
+        body = textwrap.indent(textwrap.dedent(program), "    ")
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _PRELUDE.format(body=body)],
+            env=environment(**more),
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def hear(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"the process ended with {self.process.wait(30)}"
+        return json.loads(line)
+
+    def tell(self, line: str = "") -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def end(self) -> int:
+        try:
+            return self.process.wait(30)
+        finally:
+            self.process.kill()
+            self.process.communicate()
+
+
+@contextmanager
+def child(program: str, **more: str) -> Iterator[Child]:
+    process = Child(program, **more)
+    try:
+        yield process
+    finally:
+        process.process.kill()
+        process.process.communicate()
+
+
+def run_side_by_side(program: str, *, processes: int) -> list[str]:
+    """Run ``program`` in several processes that pass ``go()`` together and end together; returns what each said."""
+    children = [Child(program) for _ in range(processes)]
+    try:
+        for each in children:
+            assert each.hear() == "ready"
+        for each in children:
+            each.tell()
+        said = [str(each.hear()) for each in children]
+        for each in children:
+            each.tell()
+        for each in children:
+            assert each.end() == 0
+        return said
+    finally:
+        for each in children:
+            each.process.kill()
+            each.process.communicate()

@@ -1,0 +1,149 @@
+"""What becomes of the sessions of a worker that dies, and of one that was only slow."""
+
+from __future__ import annotations
+
+import os
+import signal
+import uuid
+from typing import Any
+
+import pytest
+
+from tests.conftest import agent_of, row_of, until
+from tests.processes import child
+from visionagents_runner import store
+from visionagents_runner.models import AgentSession, EndReason, SessionEvent, Worker, WorkerState
+from visionagents_runner.models.worker import seconds_ago
+from visionagents_runner.process import identify, is_known_dead, start_time
+from visionagents_runner.signals import session_ended
+from visionagents_runner.worker import current_worker
+
+HOSTING = """
+    async with AgentLauncher(create_agent, join_call) as launcher:
+        sessions = [await launcher.start_session(f"call-{n}") for n in range(3)]
+        say([session.id for session in sessions])
+        await asyncio.Event().wait()
+"""
+
+
+def silent_worker(seconds: float, **values: Any) -> Worker:
+    worker = Worker.objects.create(hostname="elsewhere", pid=1, **values)
+    Worker.objects.filter(pk=worker.pk).update(heartbeat_at=seconds_ago(seconds))
+    return worker
+
+
+def session_on(worker: Worker, **values: Any) -> AgentSession:
+    session = AgentSession(call_id="call", worker=worker, **values)
+    session.insert()
+    return session
+
+
+async def reap() -> list[uuid.UUID]:
+    worker = current_worker()
+    assert worker is not None
+    assert worker._row is not None
+    return await store.reap(worker._row, identify())
+
+
+async def test_sessions_of_a_killed_process_are_lost_when_the_next_worker_starts(launch: Any) -> None:
+    ended: list[tuple[str, str]] = []
+
+    def receiver(sender: Any, session_id: str, end_reason: str, **kwargs: Any) -> None:
+        ended.append((session_id, end_reason))
+
+    with child(HOSTING) as other:
+        ids = other.hear()
+        other.process.send_signal(signal.SIGKILL)
+        other.process.wait()
+    session_ended.connect(receiver)
+    try:
+        await launch()
+        await until(lambda: len(ended) == 3)
+    finally:
+        session_ended.disconnect(receiver)
+    assert sorted(ended) == sorted((pk, "worker_lost") for pk in ids)
+    rows = await store.read(lambda: list(AgentSession.objects.all()))
+    assert {(row.status, row.end_reason) for row in rows} == {("lost", "worker_lost")}
+    assert all("process ended" in row.error for row in rows)
+    states = await store.read(lambda: list(Worker.objects.order_by("started_at").values_list("state", flat=True)))
+    assert states == [WorkerState.STOPPED, WorkerState.RUNNING]
+
+
+async def test_sessions_of_a_process_that_lives_are_left_alone(launch: Any) -> None:
+    with child(HOSTING) as other:
+        other.hear()
+        await launch()
+        assert await reap() == []
+        assert await store.read(AgentSession.objects.live().count) == 3
+
+
+async def test_a_silent_workers_sessions_are_unreachable_then_lost(launch: Any) -> None:
+    await launch()
+    worker = await store.write(silent_worker, 31)
+    session = await store.write(session_on, worker)
+    assert await reap() == []
+    row = await row_of(session)
+    assert (row.status, row.is_live) == ("unreachable", True)
+    await store.write(Worker.objects.filter(pk=worker.pk).update, heartbeat_at=seconds_ago(91))
+    assert await reap() == [session.pk]
+    row = await row_of(session)
+    assert (row.status, row.end_reason) == ("lost", "worker_lost")
+    assert await reap() == []
+    kinds = await store.read(lambda: list(SessionEvent.objects.values_list("kind", flat=True)))
+    assert kinds == ["requested", "unreachable", "ended"]
+
+
+async def test_a_worker_that_comes_back_takes_its_sessions_back(launch: Any) -> None:
+    launcher = await launch()
+    session = await launcher.start_session("call")
+    await store.write(AgentSession.objects.filter(pk=session.uuid).mark_unreachable)
+    assert (await row_of(session)).status == "unreachable"
+    worker = current_worker()
+    assert worker is not None
+    await worker._beat()
+    assert (await row_of(session)).status == "active"
+
+
+async def test_a_worker_that_was_declared_dead_closes_its_sessions_and_goes_on(launch: Any) -> None:
+    launcher = await launch()
+    session = await launcher.start_session("call")
+    worker = current_worker()
+    assert worker is not None
+    assert worker._row is not None
+    await store.write(lambda: AgentSession.objects.finish(EndReason.WORKER_LOST))
+    await store.write(worker._row.mark_stopped)
+    await worker._beat()
+    await session.wait()
+    assert agent_of(session).closed
+    row = await row_of(session)
+    assert (row.status, row.end_reason) == ("lost", "worker_lost")
+    other = await launcher.start_session("call")
+    assert (await row_of(other)).status == "active"
+    assert (await store.read(Worker.objects.get)).state == WorkerState.RUNNING
+
+
+async def test_a_session_admitted_while_its_worker_stopped_does_not_stay_live(launch: Any) -> None:
+    await launch()
+    worker = await store.write(silent_worker, 0)
+    await store.write(worker.mark_stopped)
+    session = await store.write(session_on, worker)
+    assert await reap() == [session.pk]
+    assert (await row_of(session)).status == "lost"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_that_end_a_session_only_the_first_does() -> None:
+    session = session_on(silent_worker(0))
+    assert session.finish(EndReason.FINISHED)
+    assert AgentSession.objects.finish(EndReason.WORKER_LOST) == []
+    session.refresh_from_db()
+    assert session.end_reason == EndReason.FINISHED
+
+
+def test_a_process_is_known_by_its_start_time() -> None:
+    started = start_time(os.getpid())
+    assert started
+    assert not is_known_dead(os.getpid(), started)
+    assert is_known_dead(os.getpid(), "1")  # the number was given to another process
+    assert is_known_dead(2**22 + 1, "1")
+    assert not is_known_dead(2**22 + 1, "")  # nothing is known

@@ -1,0 +1,206 @@
+"""The worker: registration, heartbeat, close requests, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any
+
+import pytest
+from django.db import OperationalError
+
+from tests.agents import StubAgent, create_agent, join_call
+from tests.conftest import agent_of, row_of, until
+from visionagents_runner import AgentLauncher, store
+from visionagents_runner.models import AgentSession, Worker, WorkerState
+from visionagents_runner.models.worker import seconds_ago
+from visionagents_runner.worker import AgentWorker, current_worker
+
+
+def the_worker() -> AgentWorker:
+    worker = current_worker()
+    assert worker is not None
+    return worker
+
+
+async def worker_row() -> Worker:
+    return await store.read(Worker.objects.get)
+
+
+async def test_a_worker_is_a_row_while_it_runs_and_says_goodbye(launch: Any) -> None:
+    launcher = await launch(max_concurrent_sessions=7)
+    row = await worker_row()
+    assert (row.pk, row.state, row.capacity) == (the_worker().id, WorkerState.RUNNING, 7)
+    await launcher.stop()
+    row = await worker_row()
+    assert row.state == WorkerState.STOPPED
+    assert row.stopped_at is not None
+
+
+async def test_the_heartbeat_is_told_by_the_databases_clock(launch: Any) -> None:
+    await launch()
+    await store.write(Worker.objects.update, heartbeat_at=seconds_ago(25))
+    before = (await worker_row()).heartbeat_at
+    await the_worker()._beat()
+    assert (await worker_row()).heartbeat_at > before
+    assert not await store.read(Worker.objects.silent(20).exists)
+
+
+async def test_a_launcher_runs_once(launch: Any) -> None:
+    launcher = await launch()
+    with pytest.raises(RuntimeError, match="already running"):
+        await launcher.start()
+
+
+async def test_a_process_has_one_worker(launch: Any) -> None:
+    await launch()
+    other = AgentLauncher(create_agent, join_call)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="has a worker already"):
+        await other.start()
+    assert not other.running
+
+
+async def test_a_close_request_of_this_process_takes_effect_at_once(launch: Any, settings: Any) -> None:
+    settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "POLL_INTERVAL": 3600}
+    launcher = await launch()
+    session = await launcher.start_session("call")
+    assert await store.request_close(session.id, by="operator")
+    async with asyncio.timeout(10):
+        await session.wait()
+    row = await row_of(session)
+    assert (row.status, row.end_reason) == ("closed", "requested")
+
+
+async def test_a_close_request_of_another_process_takes_effect_at_the_next_poll(launch: Any) -> None:
+    launcher = await launch()
+    session = await launcher.start_session("call")
+    await store.write(AgentSession.objects.request_close, by="elsewhere")
+    assert (await row_of(session)).status == "closing"
+    await the_worker()._poll()
+    await session.wait()
+    assert (await row_of(session)).end_reason == "requested"
+
+
+async def test_force_ends_the_session_of_a_worker_that_is_gone(launch: Any) -> None:
+    await launch()
+
+    def session_of_nobody() -> uuid.UUID:
+        worker = Worker.objects.create(hostname="gone", pid=1)
+        session = AgentSession(call_id="call", worker=worker, status="starting")
+        session.insert()
+        Worker.objects.filter(pk=worker.pk).update(heartbeat_at=seconds_ago(45))
+        return session.pk
+
+    pk = await store.write(session_of_nobody)
+    await store.request_close(pk)
+    assert (await store.read(AgentSession.objects.get)).is_live
+    await store.request_close(pk, force=True)
+    row = await store.read(AgentSession.objects.get)
+    assert (row.status, row.end_reason) == ("closed", "requested")
+
+
+async def test_a_drain_lets_calls_go_on_and_closes_the_rest_when_its_time_is_over(launch: Any) -> None:
+    launcher = await launch()
+    first, second = [await launcher.start_session(f"call-{n}") for n in range(2)]
+    worker = the_worker()
+    draining = asyncio.ensure_future(worker.drain(3600))
+    await until(lambda: worker.draining)
+    assert not worker.ready
+    assert worker.not_ready_reason().retry_after >= 1  # type: ignore[union-attr]
+    assert not first.closing
+    agent_of(first).end()
+    await first.wait()
+    assert (await row_of(first)).end_reason == "finished"
+    worker.hurry()
+    await draining
+    assert (await row_of(second)).end_reason == "drained"
+    assert agent_of(second).closed
+
+
+async def test_a_drain_ends_when_the_last_call_does(launch: Any) -> None:
+    launcher = await launch()
+    session = await launcher.start_session("call")
+    draining = asyncio.ensure_future(the_worker().drain(3600))
+    await until(lambda: not launcher.ready)
+    agent_of(session).end()
+    async with asyncio.timeout(10):
+        await draining
+    assert (await row_of(session)).end_reason == "finished"
+
+
+async def test_a_second_drain_closes_the_rest(launch: Any) -> None:
+    launcher = await launch()
+    session = await launcher.start_session("call")
+    worker = the_worker()
+    first = asyncio.ensure_future(worker.drain(3600))
+    await until(lambda: worker.draining)
+    await worker.drain()
+    await first
+    assert (await row_of(session)).end_reason == "drained"
+
+
+async def test_a_session_that_cannot_be_ended_is_ended_on_its_row(launch: Any, monkeypatch: Any) -> None:
+    launcher = await launch()
+    session = await launcher.start_session("call")
+    worker = the_worker()
+
+    async def nothing(*args: Any, **kwargs: Any) -> None:
+        return None
+
+    monkeypatch.setattr(worker, "close_sessions", nothing)
+    await worker.stop()
+    row = await row_of(session)
+    assert (row.status, row.end_reason) == ("closed", "drained")
+    agent_of(session).end()
+    await session.wait()
+
+
+async def test_warming_up_is_tried_again_until_it_works(launch: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("visionagents_runner.worker._WARM_UP_RETRY_SECONDS", (0.0,))
+    failures = [ValueError("no key"), ValueError("no key")]
+
+    async def create() -> StubAgent:
+        if failures:
+            raise failures.pop()
+        return StubAgent()
+
+    launcher = AgentLauncher(create, join_call)  # type: ignore[arg-type]
+    worker = AgentWorker({"default": launcher})
+    await worker.start()
+    assert "warming up" in str(worker.not_ready_reason())
+    await worker.wait_warm()
+    assert worker.ready
+    await worker.stop()
+
+
+async def test_the_end_of_a_session_waits_for_a_database_that_is_away(launch: Any, monkeypatch: Any) -> None:
+    launcher = await launch()
+    session = await launcher.start_session("call")
+    away, finish = [True], AgentSession.finish
+    tried = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def unreachable(self: AgentSession, *args: Any, **kwargs: Any) -> bool:
+        if away[0]:
+            loop.call_soon_threadsafe(tried.set)
+            raise OperationalError("the database system is shutting down")
+        return finish(self, *args, **kwargs)
+
+    monkeypatch.setattr(AgentSession, "finish", unreachable)
+    agent_of(session).end()
+    await tried.wait()
+    assert not session.finished
+    assert agent_of(session).closed
+    away[0] = False
+    await session.wait()
+    assert (await row_of(session)).end_reason == "finished"
+
+
+async def test_metrics_are_kept_on_the_row_when_they_change(launch: Any) -> None:
+    launcher = await launch()
+    session = await launcher.start_session("call")
+    await the_worker()._save_metrics()
+    first = await row_of(session)
+    assert first.metrics == {"llm_input_tokens__total": 0, "llm_latency_ms__avg": None}
+    await the_worker()._save_metrics()
+    assert (await row_of(session)).metrics_at == first.metrics_at

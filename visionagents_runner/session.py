@@ -1,0 +1,509 @@
+"""`LiveSession`: one agent from join to teardown; the only place where an agent is cancelled or closed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from django.dispatch import Signal
+
+from . import store
+from .conf import get_settings
+from .exceptions import StartFailed, StartTimeout
+from .models import AgentSession, EndReason, SessionStatus
+from .signals import session_ended, session_started
+
+if TYPE_CHECKING:
+    from vision_agents.core import Agent
+
+    from .launcher import AgentLauncher
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_SETTLE_STEP_SECONDS = 0.02
+
+
+def spawn(coroutine: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+    """Run ``coroutine`` as a task that inherits nothing from whoever starts it.
+
+    A task made inside a view would inherit asgiref's thread of that request, and fail at its first query after the
+    request has ended.
+    """
+    return asyncio.get_running_loop().create_task(coroutine, name=name, context=contextvars.Context())
+
+
+class LiveSession:
+    """One agent on one call, while this process runs it.
+
+    Its supervisor task builds the agent, joins the call, waits, and tears down; whatever happens on the way, the row
+    reaches one end state. The supervisor is independent of who asked for the session: a client that vanishes cancels
+    its request and nothing else.
+    """
+
+    def __init__(
+        self,
+        row: AgentSession,
+        launcher: AgentLauncher,
+        *,
+        video_track_override_path: str | None = None,
+        on_end: Callable[[LiveSession], None] = lambda session: None,
+    ) -> None:
+        self.row = row
+        self.uuid: uuid.UUID = row.pk
+        self.id = str(row.pk)
+        self.agent_name = row.agent
+        self.call_type = row.call_type
+        self.call_id = row.call_id
+        self.metadata: dict[str, Any] = row.metadata
+        self.started_by_id: Any = row.started_by_id
+        self.source = row.source
+        self.created_at: datetime = row.created_at
+        self.status: SessionStatus = SessionStatus.STARTING
+        self.end_reason: EndReason | None = None
+        self.error = ""
+        self.joined_at: datetime | None = None
+        self.ended_at: datetime | None = None
+        self.had_participant = False
+        self.task: asyncio.Task[Any] | None = None
+        """The task that runs ``join_call``; None until the agent is built."""
+
+        self._launcher = launcher
+        self._video_track_override_path = video_track_override_path
+        self._on_end = on_end
+        self._agent: Agent | None = None
+        self._started_at: datetime | None = None
+        self._join_began: float | None = None
+        self._joined = asyncio.Event()
+        self._close_reason: EndReason | None = None
+        self._close_error = ""
+        self._close_by = ""
+        self._close_event = asyncio.Event()
+        self._force_event = asyncio.Event()
+        self._close_write: asyncio.Task[Any] | None = None
+        self._stage: asyncio.Task[Any] | None = None
+        self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._supervisor: asyncio.Task[Any] | None = None
+        self._leftovers: set[asyncio.Task[Any]] = set()
+        self._was_occupied = False
+
+    def __repr__(self) -> str:
+        return f"<LiveSession {self.id} {self.agent_name} on {self.call_type}/{self.call_id}: {self.status.value}>"
+
+    # What callers see
+
+    @property
+    def agent(self) -> Agent:
+        """The vision-agents Agent.
+
+        Raises:
+            RuntimeError: it is not built yet.
+        """
+        if self._agent is None:
+            raise RuntimeError(f"The agent of session {self.id} is not built yet")
+        return self._agent
+
+    @property
+    def has_agent(self) -> bool:
+        return self._agent is not None
+
+    @property
+    def started_at(self) -> datetime:
+        """When the agent was built and began to join; until then, when the session was asked for."""
+        return self._started_at or self.created_at
+
+    @property
+    def finished(self) -> bool:
+        """Whether the session has reached its end state."""
+        return self._ended.done()
+
+    @property
+    def closing(self) -> bool:
+        return self._close_reason is not None
+
+    async def wait(self) -> None:
+        """Wait until the session has reached its end state.
+
+        Raises:
+            Exception: what ``join_call`` raised, if that is what ended it. A session that was closed just returns.
+        """
+        await asyncio.shield(self._ended)
+        if self._close_reason is None and self.task is not None and self.task.done() and not self.task.cancelled():
+            error = self.task.exception()
+            if error is not None:
+                raise error
+
+    async def wait_started(self) -> None:
+        """Wait until the agent is built and joins.
+
+        Raises:
+            StartFailed, StartTimeout: it never was.
+        """
+        await asyncio.shield(self._started)
+
+    def on_call_for(self) -> float:
+        """Seconds since the agent joined the call; 0.0 before."""
+        return self._agent.on_call_for() if self._agent is not None else 0.0
+
+    def idle_for(self) -> float:
+        """Seconds since everybody but the agent left; 0.0 while somebody is there, and before anybody came."""
+        return self._agent.idle_for() if self._agent is not None else 0.0
+
+    def metrics(self) -> dict[str, int | float | None]:
+        """The agent's metrics by name; empty before it is built."""
+        return self._agent.metrics.to_dict() if self._agent is not None else {}
+
+    def request_close(
+        self,
+        *,
+        by: str = "",
+        force: bool = False,
+        reason: EndReason = EndReason.REQUESTED,
+        error: str = "",
+    ) -> None:
+        """Begin to close this session, now; call it on the session's event loop. Who asks first gives the reason.
+
+        Asking again with ``force`` stops waiting for an agent that takes its time to close.
+        """
+        if self.finished:
+            return
+        if self._close_reason is None:
+            self._close_reason, self._close_by, self._close_error = reason, by or reason.value, error
+            self._close_event.set()
+            self.status = SessionStatus.CLOSING
+            self._close_write = spawn(
+                store.persist(self.row.mark_closing, by=self._close_by, force=force),
+                name=f"agent-session-closing-{self.id}",
+            )
+            logger.info("Closing session %s: %s", self.id, by or reason.value, extra=self._extra())
+            if self._stage is not None:
+                self._stage.cancel()
+        if force:
+            self._force_event.set()
+
+    # The launcher's side
+
+    def begin(self) -> None:
+        """Start the supervisor. The row exists."""
+        self._supervisor = spawn(self._supervise(), name=f"agent-session-{self.id}")
+
+    def abandon(self) -> None:
+        """Cancel the supervisor itself; for a process that cannot wait any longer."""
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+
+    def check_limits(self) -> None:
+        """Close the session if one of its launcher's time limits is over. Raises what the agent's own methods raise."""
+        launcher = self._launcher
+        if self.closing or self._join_began is None:
+            return
+        on_call_for = self.on_call_for()
+        if on_call_for > 0:
+            self._note_joined()
+        if not self._joined.is_set():
+            if 0 < launcher.join_timeout <= time.monotonic() - self._join_began:
+                self.request_close(
+                    by="join_timeout",
+                    reason=EndReason.JOIN_FAILED,
+                    error=f"join_call had not joined the call within {launcher.join_timeout:g} s (join_timeout).",
+                )
+            return
+        limit = launcher.max_session_duration_seconds
+        if limit is not None and on_call_for >= limit:
+            self.request_close(by="max_session_duration_seconds", reason=EndReason.MAX_DURATION)
+            return
+        idle_for = self.idle_for()
+        if idle_for <= 0:
+            self._was_occupied = on_call_for > 0
+        elif self._was_occupied:
+            # The edge told of an empty call only now, so somebody had been there, whether it told of them or not.
+            self.had_participant = True
+        if self.had_participant:
+            if 0 < launcher.agent_idle_timeout <= idle_for:
+                self.request_close(by="agent_idle_timeout", reason=EndReason.IDLE)
+        elif 0 < launcher.no_participant_timeout <= on_call_for:
+            self.request_close(by="no_participant_timeout", reason=EndReason.IDLE)
+
+    # The supervisor
+
+    async def _supervise(self) -> None:
+        try:
+            reason, error = await self._uncancelled(self._live(), (EndReason.CANCELLED, ""))
+        except Exception:
+            # It should not raise. If it does, the agent must still be closed and the row must still end, and say so.
+            logger.exception("Supervising session %s failed", self.id, extra=self._extra())
+            reason, error = EndReason.ERROR, traceback.format_exc()
+            if self._stage is not None:
+                self._stage.cancel()
+        try:
+            problem = await self._uncancelled(self._close_agent(), "")
+        except Exception:
+            logger.exception("Closing the agent of session %s failed", self.id, extra=self._extra())
+            problem = traceback.format_exc()
+        error = "\n".join(filter(None, (error, problem)))
+        await self._uncancelled(self._finish(reason, error), None)
+
+    async def _uncancelled(self, work: Coroutine[Any, Any, T], cancelled: T) -> T:
+        """Await ``work`` to its end. If this supervisor is cancelled (the loop is going away), hurry, but finish.
+
+        Returns ``cancelled`` if ``work`` itself was cancelled.
+        """
+        task: asyncio.Task[T] = spawn(work, name=f"agent-session-step-{self.id}")
+        while not task.done():
+            try:
+                await asyncio.wait({task})
+            except asyncio.CancelledError:
+                if not self.closing:
+                    self.request_close(reason=EndReason.CANCELLED, by="cancelled")
+                else:
+                    self.request_close(force=True)
+        try:
+            return task.result()
+        except asyncio.CancelledError:
+            # The loop cancels every task when it ends: the step itself was among them.
+            return cancelled
+
+    async def _live(self) -> tuple[EndReason, str]:
+        """Build the agent, join the call and stay until either ends. Returns the reason and the error, "" for none."""
+        failure = await self._build()
+        if failure is not None:
+            return failure
+        await self._begin_join()
+        assert self.task is not None
+        await _wait(self.task, self._joined, self._close_event)
+        if self._joined.is_set():
+            self.joined_at = datetime.now(UTC)
+            await store.persist(self.row.mark_joined, at=self.joined_at)
+        await self._until_stopped(self.task)
+        return self._outcome_of_join()
+
+    async def _build(self) -> tuple[EndReason, str] | None:
+        """Build the agent; None if that worked, else the reason and error to end with."""
+        limit = get_settings().START_TIMEOUT
+        self._stage = build = spawn(self._launcher.build_agent(self), name=f"agent-session-build-{self.id}")
+        if self.closing:
+            build.cancel()
+        await _wait(build, self._close_event, timeout=limit)
+        if self.closing:
+            await self._bounded(build, "create_agent did not end", then=self._close_late_agent)
+            if build.done() and not build.cancelled() and build.exception() is None:
+                self._agent = build.result()
+            return self._stopped_while_starting()
+        if not build.done():
+            build.cancel()
+            self._keep(build, then=self._close_late_agent)
+            error = f"create_agent took longer than {limit:g} s (START_TIMEOUT) and was cancelled."
+            self._fail_start(StartTimeout(error, session_id=self.id))
+            return EndReason.CREATE_FAILED, error
+        if build.cancelled():
+            error = "create_agent was cancelled from inside."
+        elif (failure := build.exception()) is not None:
+            error = "".join(traceback.format_exception(failure))
+            logger.error("create_agent failed for session %s", self.id, exc_info=failure, extra=self._extra())
+        else:
+            self._agent = build.result()
+            return None
+        self._fail_start(StartFailed("Failed to start agent", session_id=self.id))
+        return EndReason.CREATE_FAILED, error
+
+    def _stopped_while_starting(self) -> tuple[EndReason, str]:
+        assert self._close_reason is not None
+        self._fail_start(StartFailed("The session was closed while its agent was being built", session_id=self.id))
+        return self._close_reason, self._close_error
+
+    async def _begin_join(self) -> None:
+        agent = self.agent
+        if self._video_track_override_path:
+            agent.set_video_track_override_path(self._video_track_override_path)
+        self._watch(agent)
+        self._started_at = datetime.now(UTC)
+        self._join_began = time.monotonic()
+        self._stage = self.task = spawn(
+            self._launcher.join_call(agent, self.call_type, self.call_id), name=f"agent-{self.id}"
+        )
+        self.status = SessionStatus.ACTIVE
+        agent_id = str(getattr(agent, "id", ""))[:255]
+        await store.persist(self.row.mark_active, agent_id=agent_id, at=self._started_at)
+        if self.closing:
+            self.status = SessionStatus.CLOSING
+            self.task.cancel()
+        if not self._started.done():
+            self._started.set_result(None)
+        logger.info("Session %s started", self.id, extra=self._extra())
+        # On its own: a receiver that hangs must not keep the session from being watched.
+        self._keep(spawn(_send(session_started, session_id=self.id, session=self), name=f"agent-started-{self.id}"))
+
+    def _watch(self, agent: Agent) -> None:
+        """Learn from the agent's own events when it joined and that somebody came."""
+        events = getattr(agent, "events", None)
+        if events is None:
+            return
+        from vision_agents.core.agents.events import AgentJoinedCallEvent
+        from vision_agents.core.edge.events import ParticipantJoinedEvent
+
+        async def on_event(event: AgentJoinedCallEvent | ParticipantJoinedEvent) -> None:
+            if isinstance(event, AgentJoinedCallEvent):
+                self._note_joined()
+            else:
+                self.had_participant = True
+
+        # Resolved here because the names above are local: the event bus finds the types by their annotations.
+        on_event.__annotations__["event"] = AgentJoinedCallEvent | ParticipantJoinedEvent
+        events.subscribe(on_event)
+
+    def _note_joined(self) -> None:
+        self._joined.set()
+
+    async def _until_stopped(self, task: asyncio.Task[Any]) -> None:
+        """Wait for ``task`` to end; once closing began, no longer than the close timeout, and with force not at all."""
+        await _wait(task, self._close_event)
+        await self._bounded(task, "join_call did not end")
+
+    async def _bounded(
+        self, task: asyncio.Task[Any], what: str, then: Callable[[asyncio.Task[Any]], None] | None = None
+    ) -> str:
+        """Give ``task`` the close timeout; then leave it behind. Returns what went wrong, "" if nothing."""
+        timeout = self._launcher.close_timeout
+        await _wait(task, self._force_event, timeout=timeout)
+        if task.done():
+            return ""
+        task.cancel()
+        self._keep(task, then)
+        forced = self._force_event.is_set()
+        problem = f"{what} before the close was forced" if forced else f"{what} within {timeout:g} s (close_timeout)"
+        logger.warning("Session %s: %s; it is left behind", self.id, problem, extra=self._extra())
+        return f"{problem}; it was left behind."
+
+    def _outcome_of_join(self) -> tuple[EndReason, str]:
+        task = self.task
+        assert task is not None
+        failure = None if not task.done() or task.cancelled() else task.exception()
+        trace = "" if failure is None else "".join(traceback.format_exception(failure))
+        if self._close_reason is not None:
+            problem = "" if task.done() else "join_call did not end when it was cancelled; it was left behind."
+            return self._close_reason, "\n".join(filter(None, (self._close_error, problem, trace)))
+        if task.cancelled():
+            return EndReason.CANCELLED, ""
+        if failure is None:
+            return EndReason.FINISHED, ""
+        logger.error("join_call failed in session %s", self.id, exc_info=failure, extra=self._extra())
+        return EndReason.ERROR if self._joined.is_set() else EndReason.JOIN_FAILED, trace
+
+    # Teardown
+
+    async def _close_agent(self) -> str:
+        """Close the agent within the close timeout. Returns what went wrong, "" if nothing."""
+        agent = self._agent
+        if agent is None:
+            return ""
+        self.status = SessionStatus.CLOSING
+        task = spawn(close_agent(agent), name=f"agent-close-{self.id}")
+        problem = await self._bounded(task, "agent.close() did not end")
+        if problem or task.cancelled():
+            return problem
+        failure = task.exception()
+        if failure is None:
+            return ""
+        logger.error("agent.close() failed in session %s", self.id, exc_info=failure, extra=self._extra())
+        return "agent.close() failed:\n" + "".join(traceback.format_exception(failure))
+
+    def _close_late_agent(self, build: asyncio.Task[Any]) -> None:
+        """An agent that was finished after nobody wanted it any more still has to be closed."""
+        if build.cancelled() or build.exception() is not None:
+            return
+        logger.warning("Session %s: its agent was built too late; closing it", self.id, extra=self._extra())
+        self._keep(spawn(close_agent(build.result()), name=f"agent-close-{self.id}"))
+
+    def _keep(self, task: asyncio.Task[Any], then: Callable[[asyncio.Task[Any]], None] | None = None) -> None:
+        """Hold a reference to a task that is left to itself, and take note of its exception."""
+        self._leftovers.add(task)
+
+        def done(task: asyncio.Task[Any]) -> None:
+            self._leftovers.discard(task)
+            if not task.cancelled() and (failure := task.exception()) is not None:
+                logger.warning("A task left behind by session %s failed: %r", self.id, failure, extra=self._extra())
+            elif then is not None:
+                then(task)
+
+        task.add_done_callback(done)
+
+    async def _finish(self, reason: EndReason, error: str) -> None:
+        if not self._started.done():
+            self._fail_start(StartFailed("Failed to start agent", session_id=self.id))
+        try:
+            if self._close_write is not None:
+                await self._close_write
+            self.ended_at = datetime.now(UTC)
+            metrics = self._last_metrics()
+            await store.persist(_end_row, self.row, reason, error, self.ended_at, metrics)
+        finally:
+            self.end_reason, self.error, self.status = reason, error, reason.status
+            self._on_end(self)
+            if not self._ended.done():
+                self._ended.set_result(None)
+        logger.info("Session %s ended: %s", self.id, reason.value, extra=self._extra())
+        await _send(session_ended, session_id=self.id, status=reason.status.value, end_reason=reason.value)
+
+    def _last_metrics(self) -> dict[str, Any]:
+        try:
+            return self.metrics()
+        except Exception:
+            logger.exception("Reading the metrics of session %s failed", self.id, extra=self._extra())
+            return {}
+
+    def _fail_start(self, error: StartFailed) -> None:
+        if not self._started.done():
+            self._started.set_exception(error)
+            self._started.exception()  # nobody may be waiting any more: that is no "exception never retrieved"
+
+    def _extra(self) -> dict[str, Any]:
+        return {"session": self.id, "call": f"{self.call_type}/{self.call_id}"}
+
+
+async def close_agent(agent: Agent) -> None:
+    """Close an agent and wait until it has closed. It may take for ever: bound it.
+
+    ``Agent.close()`` returns early when another close is under way. When the call ended from the other side, that
+    other close runs inside an event handler for which it then waits itself; cancelling the handler once more lets it
+    come to its end (vision-agents 0.6.9, ``EventManager.shutdown``).
+    """
+    closing: Coroutine[Any, Any, None] = agent.close()  # type: ignore[no-untyped-call]
+    await closing
+    while not getattr(agent, "closed", True):
+        events = getattr(agent, "events", None)
+        if getattr(events, "_closed", False):
+            for handler in list(getattr(events, "_handler_tasks", ())):
+                handler.cancel()
+        await asyncio.sleep(_SETTLE_STEP_SECONDS)
+
+
+def _end_row(row: AgentSession, reason: EndReason, error: str, at: datetime, metrics: dict[str, Any]) -> None:
+    if metrics:
+        AgentSession.objects.filter(pk=row.pk).update(metrics=metrics, metrics_at=at)
+    row.finish(reason, error=error, at=at)
+
+
+async def _wait(task: asyncio.Task[Any], *until: asyncio.Event, timeout: float | None = None) -> None:
+    """Wait until ``task`` has ended, an event is set, or ``timeout`` seconds are over, whichever is first."""
+    events = [spawn(event.wait(), name=f"{task.get_name()}-or-event") for event in until]
+    try:
+        await asyncio.wait({task, *events}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for event in events:
+            event.cancel()
+
+
+async def _send(signal: Signal, **arguments: Any) -> None:
+    results = await signal.asend_robust(AgentSession, **arguments)
+    for receiver, result in results:
+        if isinstance(result, Exception):
+            logger.error("A signal receiver failed: %r", receiver, exc_info=result)

@@ -1,0 +1,377 @@
+"""The only module that runs queries for the runtime.
+
+Queries run on threads of this module, never on the event loop and never on the thread that a request brought along:
+that one is gone when the request is, while sessions live on. There are three kinds of lane, each a thread with a
+connection of its own: one writer (the order of a session's writes is the order of its life), a few readers for
+requests, and one for heartbeats, whose time limits are short, so that a slow query elsewhere never looks like a death.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+from django.db import InterfaceError, OperationalError, connections, router, transaction
+from django.db.models import Q
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from .conf import get_settings
+from .exceptions import MaxConcurrentSessionsExceeded, MaxSessionsPerCallExceeded
+from .identifiers import call_key
+from .models import AgentSession, EndReason, Slot, Worker, WorkerState
+from .models.worker import seconds_ago
+from .process import ProcessIdentity, is_known_dead
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+DATABASE_ERRORS = (OperationalError, InterfaceError)
+"""What a database that does not answer, or that chose a transaction as the victim of a deadlock, raises."""
+
+_READERS = 2
+_DEADLOCK_TRIES = 5
+_SLOT_AGE = timedelta(days=1)
+_BATCH = 500
+
+
+class _Lane:
+    """One thread and its database connections, which outlive the single query but not an error."""
+
+    def __init__(self, name: str, prepare: Callable[[], None] | None = None) -> None:
+        self._name = name
+        self._prepare = prepare
+        self._executor: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+        self.pending = 0
+
+    async def run(self, fn: Callable[[], T]) -> T:
+        with self._lock:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(1, thread_name_prefix=self._name, initializer=self._prepare)
+            executor = self._executor
+        self.pending += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(executor, partial(self._unit, fn))
+        finally:
+            self.pending -= 1
+
+    def close(self) -> None:
+        with self._lock:
+            executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.submit(connections.close_all)
+            executor.shutdown(wait=True)
+
+    @staticmethod
+    def _unit(fn: Callable[[], T]) -> T:
+        try:
+            return fn()
+        finally:
+            for connection in connections.all(initialized_only=True):
+                if connection.connection is None or connection.in_atomic_block:
+                    continue
+                if connection.settings_dict.get("OPTIONS", {}).get("pool"):
+                    connection.close()  # gives it back to the pool: cheap, and the host's pool may be small
+                elif connection.errors_occurred:
+                    if connection.is_usable():
+                        connection.errors_occurred = False
+                    else:
+                        connection.close()
+
+
+def _limit_connection() -> None:
+    """Give this thread a connection of its own, outside any pool, that gives up long before the time-to-live."""
+    alias = router.db_for_write(Worker)
+    connection = connections[alias].copy()
+    seconds = max(1, int(get_settings().WORKER_TTL / 3))
+    options = connection.settings_dict.setdefault("OPTIONS", {})
+    options.pop("pool", None)
+    if connection.vendor == "sqlite":
+        options["timeout"] = seconds
+    elif connection.vendor == "postgresql":
+        options.setdefault("connect_timeout", seconds)
+        options.setdefault("tcp_user_timeout", seconds * 1000)
+    elif connection.vendor == "mysql":
+        options.setdefault("connect_timeout", seconds)
+        options.setdefault("read_timeout", seconds)
+        options.setdefault("write_timeout", seconds)
+    connections[alias] = connection
+
+
+_writer = _Lane("visionagents-writer")
+_readers = [_Lane(f"visionagents-reader-{number}") for number in range(_READERS)]
+_pulse = _Lane("visionagents-pulse", _limit_connection)
+
+
+async def read(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a synchronous function that reads from the database in a reader's thread."""
+    return await min(_readers, key=lambda lane: lane.pending).run(partial(fn, *args, **kwargs))
+
+
+async def write(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a synchronous function that writes to the database, after all the writes asked for before."""
+    return await _writer.run(partial(fn, *args, **kwargs))
+
+
+async def persist(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Like `write`, but try again, for ever, while the database does not answer. ``fn`` must be idempotent."""
+    delay = 0.1
+    while True:
+        try:
+            return await write(fn, *args, **kwargs)
+        except DATABASE_ERRORS as error:
+            logger.warning("The database does not answer (%s); trying again in %.1f s", _first_line(error), delay)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 5.0)
+
+
+def close() -> None:
+    """End the threads and close their connections. The next query opens new ones."""
+    for lane in (_writer, *_readers, _pulse):
+        lane.close()
+
+
+# Sessions
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an admission must respect; None means no limit."""
+
+    per_worker: int | None = None
+    per_call: int | None = None
+
+
+async def admit(session: AgentSession, limits: Limits) -> None:
+    """Insert the row of a new session if the limits allow it, or raise and insert nothing.
+
+    Raises:
+        MaxConcurrentSessionsExceeded: the launcher's limit on this worker is reached.
+        MaxSessionsPerCallExceeded: the limit of sessions on this call, over all workers, is reached.
+    """
+    await write(_admit, session, limits)
+
+
+def _admit(session: AgentSession, limits: Limits) -> None:
+    slots = []
+    if limits.per_worker is not None:
+        slots.append(("worker", f"{session.worker_id}:{session.agent}"))
+    if limits.per_call is not None:
+        slots.append(("call", call_key(session.call_type, session.call_id)))
+
+    def attempt() -> None:
+        with transaction.atomic(using=router.db_for_write(AgentSession)):
+            Slot.objects.take(slots)
+            if limits.per_worker is not None:
+                there = AgentSession.objects.occupying().filter(worker_id=session.worker_id, agent=session.agent)
+                if there.count() >= limits.per_worker:
+                    raise MaxConcurrentSessionsExceeded(
+                        f"Reached maximum number of concurrent sessions ({limits.per_worker})"
+                    )
+            if limits.per_call is not None:
+                there = AgentSession.objects.occupying().on_call(session.call_type, session.call_id)
+                if there.count() >= limits.per_call:
+                    raise MaxSessionsPerCallExceeded(
+                        f"Reached maximum number of sessions for this call ({limits.per_call})"
+                    )
+            session.insert()
+
+    _try_again_after_deadlock(attempt)
+
+
+def _try_again_after_deadlock(attempt: Callable[[], T]) -> T:
+    for _ in range(_DEADLOCK_TRIES - 1):
+        try:
+            return attempt()
+        except OperationalError as error:
+            if not _is_deadlock(error):
+                raise
+    return attempt()
+
+
+def _is_deadlock(error: OperationalError) -> bool:
+    text = str(error).lower()
+    return "deadlock" in text or "could not serialize" in text or "database is locked" in text
+
+
+async def get_session(pk: uuid.UUID | str) -> AgentSession | None:
+    """Return the row with that id, or None: also for an id that is no UUID."""
+    try:
+        key = pk if isinstance(pk, uuid.UUID) else uuid.UUID(pk)
+    except ValueError:
+        return None
+    return await read(AgentSession.objects.filter(pk=key).first)
+
+
+CloseListener = Callable[[Sequence[uuid.UUID], str, bool], None]
+_close_listeners: list[CloseListener] = []
+
+
+def on_close_request(listener: CloseListener) -> Callable[[], None]:
+    """Have ``listener(session ids, by, force)`` called, on any thread, after this process wrote close requests.
+
+    The worker uses it to close its own sessions at once instead of at its next poll. Returns a function that ends it.
+    """
+    _close_listeners.append(listener)
+
+    def remove() -> None:
+        with suppress(ValueError):
+            _close_listeners.remove(listener)
+
+    return remove
+
+
+async def request_close(pk: uuid.UUID | str, *, by: str = "", force: bool = False) -> bool:
+    """Ask the worker of a session, wherever it runs, to close it. True if the request is new."""
+    return bool(await write(request_close_sync, [pk], by=by, force=force))
+
+
+def request_close_sync(pks: Iterable[uuid.UUID | str], *, by: str = "", force: bool = False) -> int:
+    """Ask the workers of these sessions to close them; for synchronous code such as the admin.
+
+    With ``force``, a session whose worker is silent or gone, so that nobody is there to close it, ends here and now.
+    Returns how many requests are new.
+    """
+    keys = [pk if isinstance(pk, uuid.UUID) else uuid.UUID(pk) for pk in pks]
+    sessions = AgentSession.objects.filter(pk__in=keys)
+    count = sessions.request_close(by=by, force=force)
+    if force:
+        silent = Q(worker__isnull=True) | Q(worker__state=WorkerState.STOPPED)
+        silent |= Q(worker__heartbeat_at__lt=seconds_ago(get_settings().WORKER_TTL))
+        orphans = list(sessions.live().filter(silent).values_list("pk", flat=True))
+        AgentSession.objects.filter(pk__in=orphans).finish(EndReason.REQUESTED, data={"by": by, "orphan": True})
+    for listener in list(_close_listeners):
+        listener(keys, by, force)
+    return count
+
+
+async def news_of(session_ids: Sequence[uuid.UUID]) -> list[tuple[uuid.UUID, bool, bool]]:
+    """Return ``(id, has ended, force)`` for those of these sessions that somebody asked to close or declared ended."""
+    return await read(_news_of, session_ids)
+
+
+def _news_of(session_ids: Sequence[uuid.UUID]) -> list[tuple[uuid.UUID, bool, bool]]:
+    news = []
+    for start in range(0, len(session_ids), _BATCH):  # SQLite takes a limited number of parameters
+        rows = AgentSession.objects.filter(pk__in=session_ids[start : start + _BATCH]).filter(
+            Q(close_requested_at__isnull=False) | Q(ended_at__isnull=False)
+        )
+        news += [
+            (pk, ended_at is not None, force)
+            for pk, ended_at, force in rows.values_list("pk", "ended_at", "force_close")
+        ]
+    return news
+
+
+async def save_metrics(snapshots: Mapping[uuid.UUID, Mapping[str, Any]]) -> None:
+    """Keep the latest metrics of running agents on their rows, so that every worker can show them."""
+    await write(_save_metrics, snapshots)
+
+
+def _save_metrics(snapshots: Mapping[uuid.UUID, Mapping[str, Any]]) -> None:
+    now = timezone.now()
+    with transaction.atomic(using=router.db_for_write(AgentSession)):
+        for pk, metrics in snapshots.items():
+            AgentSession.objects.filter(pk=pk).update(metrics=dict(metrics), metrics_at=now)
+
+
+# Workers
+
+
+async def register(worker: Worker) -> None:
+    await write(partial(worker.save, force_insert=True))
+
+
+async def beat(worker: Worker, *, within: float) -> bool:
+    """Record a heartbeat and take back sessions that others thought unreachable.
+
+    Returns False if others had declared this worker dead; it is revived then, and its former sessions are lost.
+
+    Raises:
+        TimeoutError: the database did not answer ``within`` seconds.
+    """
+    return await asyncio.wait_for(_pulse.run(partial(_beat, worker)), within)
+
+
+def _beat(worker: Worker) -> bool:
+    with transaction.atomic(using=router.db_for_write(Worker)):
+        connection = connections[router.db_for_write(Worker)]
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                milliseconds = int(get_settings().WORKER_TTL * 1000 / 3)
+                cursor.execute("SELECT set_config('statement_timeout', %s, true)", [str(milliseconds)])
+        alive = Worker.objects.beat(worker.pk)
+        if not alive:
+            worker.revive()
+    AgentSession.objects.filter(worker_id=worker.pk).mark_reachable()
+    return alive
+
+
+async def set_draining(worker: Worker) -> None:
+    await persist(worker.mark_draining)
+
+
+async def stop(worker: Worker) -> list[uuid.UUID]:
+    """Say goodbye for a worker. Sessions that it could not end itself end now as `drained`; returns their ids."""
+    return await write(_stop, worker)
+
+
+def _stop(worker: Worker) -> list[uuid.UUID]:
+    left = AgentSession.objects.filter(worker_id=worker.pk).finish(
+        EndReason.DRAINED, error="The worker stopped before the session had closed."
+    )
+    worker.mark_stopped()
+    Slot.objects.filter(scope="worker", key__startswith=f"{worker.pk}:").delete()
+    return left
+
+
+async def reap(me: Worker, identity: ProcessIdentity) -> list[uuid.UUID]:
+    """Look after the sessions of workers that died: mark them unreachable, then lost. Returns the ids of the lost.
+
+    Any worker may do this at any time: each change is conditional, so that of several exactly one makes it.
+    """
+    return await write(_reap, me, identity)
+
+
+def _reap(me: Worker, identity: ProcessIdentity) -> list[uuid.UUID]:
+    settings = get_settings()
+    others = Worker.objects.running().exclude(pk=me.pk)
+    lost: list[uuid.UUID] = []
+    for worker in others.filter(boot_id=identity.boot_id, pid_namespace=identity.pid_namespace).exclude(boot_id=""):
+        if is_known_dead(worker.pid, worker.process_started):
+            lost += _bury(worker, "The worker's process ended without closing it.")
+    for worker in others.silent(settings.WORKER_TTL + settings.WORKER_GRACE):
+        lost += _bury(worker, f"The worker has been silent since {worker.heartbeat_at:%Y-%m-%d %H:%M:%S} UTC.")
+    silent = list(others.silent(settings.WORKER_TTL).values_list("pk", flat=True))
+    if silent:
+        AgentSession.objects.filter(worker_id__in=silent).mark_unreachable()
+    # A worker that was stopped while one of its starts was being admitted leaves a row that nobody runs.
+    orphans = AgentSession.objects.filter(worker__state=WorkerState.STOPPED)
+    lost += orphans.finish(EndReason.WORKER_LOST, error="The worker stopped before the session had begun.")
+    Slot.objects.filter(taken_at__lt=Now() - _SLOT_AGE, scope="call").delete()
+    return lost
+
+
+def _bury(worker: Worker, why: str) -> list[uuid.UUID]:
+    lost = AgentSession.objects.filter(worker_id=worker.pk).finish(EndReason.WORKER_LOST, error=why)
+    worker.mark_stopped()
+    Slot.objects.filter(scope="worker", key__startswith=f"{worker.pk}:").delete()
+    if lost:
+        logger.warning("Worker %s is gone; %d of its sessions are lost", worker, len(lost))
+    return lost
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

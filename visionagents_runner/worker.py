@@ -1,0 +1,418 @@
+"""`AgentWorker`: the process that hosts sessions. Heartbeat, reaping, time limits, close requests, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from . import __version__, store
+from .conf import get_settings
+from .exceptions import NotReady, RunnerConfigurationError
+from .models import AgentSession, EndReason, SessionStatus, Worker
+from .process import identify
+from .session import LiveSession, spawn
+from .signals import session_ended
+
+if TYPE_CHECKING:
+    from .launcher import AgentLauncher
+    from .runner import Runner
+
+logger = logging.getLogger(__name__)
+
+_WARM_UP_RETRY_SECONDS = (5.0, 15.0, 60.0)
+_LAST_SECONDS = 5.0
+_TASK_NAME = "agent-worker"
+
+
+class AgentWorker:
+    """Hosts the sessions of some launchers on the event loop that it is started on. One a process."""
+
+    def __init__(self, launchers: Mapping[str, AgentLauncher], *, runner: str = "") -> None:
+        self.launchers = dict(launchers)
+        self.id = uuid.uuid4()
+        self.draining = False
+        self.closing_reason = EndReason.DRAINED
+        self.warm_up_error = ""
+
+        self._runner = runner
+        self._row: Worker | None = None
+        self._running = False
+        self._identity = identify()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._saved: dict[uuid.UUID, dict[str, Any]] = {}
+        self._hurry: asyncio.Event | None = None
+        self._idle: asyncio.Event | None = None
+        self._stopped: asyncio.Event | None = None
+        self._stop_listening: Callable[[], None] = lambda: None
+
+    # State
+
+    @property
+    def running(self) -> bool:
+        return self._running
+
+    @property
+    def warmed_up(self) -> bool:
+        return all(launcher.warmed_up for launcher in self.launchers.values())
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes new sessions."""
+        return self.not_ready_reason() is None
+
+    @property
+    def live_sessions(self) -> Iterable[LiveSession]:
+        return chain.from_iterable(launcher.sessions.values() for launcher in self.launchers.values())
+
+    @property
+    def total_started(self) -> int:
+        return sum(launcher.total_started for launcher in self.launchers.values())
+
+    @property
+    def capacity(self) -> int | None:
+        """The sum of its launchers' limits; None if one has none."""
+        total = 0
+        for launcher in self.launchers.values():
+            if launcher.max_concurrent_sessions is None:
+                return None
+            total += launcher.max_concurrent_sessions
+        return total
+
+    def get_session(self, session_id: str) -> LiveSession | None:
+        """Return a session that this process runs, whatever its launcher."""
+        for launcher in self.launchers.values():
+            if (session := launcher.get_session(session_id)) is not None:
+                return session
+        return None
+
+    def not_taking(self) -> NotReady | None:
+        """Return why it takes no new sessions at all, warm or not; None if it does."""
+        if not self._running:
+            return NotReady("The worker is not running", retry_after=5)
+        if self.draining:
+            return NotReady("The worker is draining", retry_after=max(1, round(get_settings().DRAIN_TIMEOUT)))
+        return None
+
+    def not_ready_reason(self) -> NotReady | None:
+        """Return why a client should not start a session here now; None if it should."""
+        if (reason := self.not_taking()) is not None:
+            return reason
+        if not self.warmed_up:
+            return NotReady("The worker is warming up" + self.warm_up_error, retry_after=5)
+        return None
+
+    # Life
+
+    async def start(self, *, warm_up: bool = True) -> None:
+        """Register in the database and begin. Warming up goes on in the background, if at all.
+
+        Raises:
+            RunnerConfigurationError: the database has no tables for it.
+        """
+        global _current
+        if self._running:
+            raise RuntimeError("The worker is already running")
+        if _current is not None and _current.running:
+            raise RuntimeError("This process has a worker already: stop it first")
+        attached: list[AgentLauncher] = []
+        try:
+            for launcher in self.launchers.values():
+                launcher.attach(self)
+                attached.append(launcher)
+            self._row = self._new_row()
+            await self._register(self._row)
+        except BaseException:
+            for launcher in attached:
+                launcher.detach()
+            raise
+        self._running = True
+        self._hurry, self._idle, self._stopped = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._idle.set()
+        _current = self
+        self._listen()
+        settings = get_settings()
+        self._every(settings.HEARTBEAT_INTERVAL, self._beat, name="heartbeat")
+        self._every(settings.POLL_INTERVAL, self._poll, name="poll")
+        self._every(settings.METRICS_INTERVAL, self._save_metrics, name="metrics")
+        for launcher in self.launchers.values():
+            self._every(
+                launcher.maintenance_interval, _awaitable(launcher.check_limits), name=f"limits-{launcher.name}"
+            )
+        self._spawn(self._reap(), name="reap")
+        if warm_up:
+            for launcher in self.launchers.values():
+                self._spawn(self._warm_up(launcher), name=f"warm-up-{launcher.name}")
+
+    async def drain(self, timeout: float | None = None) -> None:
+        """Take no new sessions, let calls go on for ``timeout`` seconds (DRAIN_TIMEOUT), then close the rest; stop.
+
+        Asked again while it drains, it closes the rest at once.
+        """
+        if not self._running:
+            return
+        assert self._hurry is not None
+        assert self._stopped is not None
+        if self.draining:
+            self._hurry.set()
+            await self._stopped.wait()
+            return
+        self.draining = True
+        timeout = get_settings().DRAIN_TIMEOUT if timeout is None else timeout
+        count = sum(1 for _ in self.live_sessions)
+        if count:
+            logger.info("Draining: %d live sessions may go on for %g s", count, timeout)
+        marking = self._spawn(self._mark_draining(), name="mark-draining")
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0 and not self._hurry.is_set() and any(self.live_sessions):
+            await self._wait_idle_or_hurry(left)
+        marking.cancel()
+        await self._stop()
+
+    def hurry(self) -> None:
+        """Have a drain that is under way close the rest at once."""
+        if self._hurry is not None:
+            self._hurry.set()
+
+    async def stop(self) -> None:
+        """Close every session in order and stop."""
+        await self.drain(timeout=0)
+
+    async def close_sessions(self, sessions: Iterable[LiveSession], *, reason: EndReason = EndReason.DRAINED) -> None:
+        """Close sessions and wait until their rows have ended, at most as long as their teardown may take."""
+        closing = list(sessions)
+        for session in closing:
+            session.request_close(by="drain", reason=reason)
+        if not closing:
+            return
+        ends = {spawn(session.wait(), name=f"wait-{session.id}") for session in closing}
+        # A session may use its close timeout twice: for join_call to end, and for the agent to close.
+        patience = 2 * max(launcher.close_timeout for launcher in self.launchers.values()) + _LAST_SECONDS
+        _, pending = await asyncio.wait(ends, timeout=patience)
+        for end in ends:
+            end.cancel()
+        if pending:
+            logger.error("%d sessions did not end within %g s and are abandoned", len(pending), patience)
+            for session in closing:
+                if not session.finished:
+                    session.abandon()
+
+    def session_ended(self, session: LiveSession) -> None:
+        """Called by a launcher when a session has ended."""
+        if self._idle is not None and not any(self.live_sessions):
+            self._idle.set()
+
+    async def _stop(self) -> None:
+        global _current
+        assert self._row is not None
+        assert self._stopped is not None
+        await self.close_sessions(self.live_sessions, reason=self.closing_reason)
+        self._stop_listening()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            async with asyncio.timeout(_LAST_SECONDS):
+                left = await store.stop(self._row)
+            await self._announce(left, EndReason.DRAINED)
+        except (TimeoutError, *store.DATABASE_ERRORS) as error:
+            logger.error("The worker could not say goodbye to the database: %r; others will reap it", error)
+        self._running = False
+        for launcher in self.launchers.values():
+            launcher.detach()
+        if _current is self:
+            _current = None
+        self._stopped.set()
+
+    # Pieces
+
+    def _new_row(self) -> Worker:
+        identity = self._identity
+        return Worker(
+            id=self.id,
+            hostname=identity.hostname,
+            pid=identity.pid,
+            boot_id=identity.boot_id,
+            pid_namespace=identity.pid_namespace,
+            process_started=identity.started,
+            runner=self._runner[:255],
+            version=__version__,
+            capacity=self.capacity,
+        )
+
+    async def _register(self, row: Worker) -> None:
+        from django.db import ProgrammingError
+
+        try:
+            await store.register(row)
+        except (ProgrammingError, *store.DATABASE_ERRORS) as error:
+            text = str(error).lower()
+            if "no such table" in text or "does not exist" in text or "doesn't exist" in text:
+                raise RunnerConfigurationError(
+                    "The database has no tables for the sessions: run `python manage.py migrate`"
+                ) from error
+            raise
+
+    def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def listener(keys: Sequence[uuid.UUID], by: str, force: bool) -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._close_mine, keys, by, force)
+
+        self._stop_listening = store.on_close_request(listener)
+
+    def _close_mine(self, keys: Sequence[uuid.UUID], by: str, force: bool) -> None:
+        for key in keys:
+            if (session := self.get_session(str(key))) is not None:
+                session.request_close(by=by, force=force)
+
+    def _spawn(self, coroutine: Any, *, name: str) -> asyncio.Task[Any]:
+        task = spawn(coroutine, name=f"{_TASK_NAME}-{name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _every(self, seconds: float, work: Callable[[], Awaitable[Any]], *, name: str) -> None:
+        async def loop() -> None:
+            while True:
+                await asyncio.sleep(seconds)
+                try:
+                    await work()
+                except store.DATABASE_ERRORS as error:
+                    logger.warning("The worker's %s: the database does not answer: %s", name, error)
+                except Exception:
+                    logger.exception("The worker's %s failed", name)
+
+        self._spawn(loop(), name=name)
+
+    async def _warm_up(self, launcher: AgentLauncher) -> None:
+        for attempt in range(10**9):
+            try:
+                await launcher.warmup()
+            except Exception as error:
+                delay = _WARM_UP_RETRY_SECONDS[min(attempt, len(_WARM_UP_RETRY_SECONDS) - 1)]
+                self.warm_up_error = f"; it failed and is tried again ({type(error).__name__}: see the log)"
+                logger.exception("create_agent of %r failed at warm-up; trying again in %g s", launcher.name, delay)
+                await asyncio.sleep(delay)
+            else:
+                self.warm_up_error = ""
+                return
+
+    async def wait_warm(self) -> None:
+        """Wait until every launcher is warm, or the worker stops."""
+        warming = [task for task in self._tasks if task.get_name().startswith(f"{_TASK_NAME}-warm-up")]
+        await asyncio.gather(*warming, return_exceptions=True)
+
+    async def _mark_draining(self) -> None:
+        assert self._row is not None
+        await store.set_draining(self._row)
+
+    async def _wait_idle_or_hurry(self, timeout: float) -> None:
+        assert self._hurry is not None
+        assert self._idle is not None
+        self._idle.clear()
+        if not any(self.live_sessions):
+            return
+        waits = {spawn(self._hurry.wait(), name="drain-hurry"), spawn(self._idle.wait(), name="drain-idle")}
+        try:
+            await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _beat(self) -> None:
+        assert self._row is not None
+        try:
+            alive = await store.beat(self._row, within=get_settings().WORKER_TTL / 3)
+        except TimeoutError:
+            logger.warning("A heartbeat did not reach the database in time")
+            return
+        if not alive:
+            logger.error("This worker was silent for so long that others declared its sessions lost")
+            await self._poll()
+        await self._reap()
+
+    async def _reap(self) -> None:
+        assert self._row is not None
+        try:
+            lost = await store.reap(self._row, self._identity)
+        except store.DATABASE_ERRORS as error:
+            logger.warning("Looking for dead workers failed: %s", error)
+            return
+        await self._announce(lost, EndReason.WORKER_LOST)
+
+    async def _announce(self, ids: Sequence[uuid.UUID], reason: EndReason) -> None:
+        for pk in ids:
+            await session_ended.asend_robust(
+                AgentSession, session_id=str(pk), status=reason.status.value, end_reason=reason.value
+            )
+
+    async def _poll(self) -> None:
+        mine = {session.uuid: session for session in self.live_sessions}
+        if not mine:
+            return
+        for pk, ended, force in await store.news_of(list(mine)):
+            session = mine[pk]
+            if ended and not session.finished and not session.closing:
+                logger.error("Session %s was declared lost while it ran here; closing it", session.id)
+                session.request_close(by="declared lost", reason=EndReason.WORKER_LOST)
+            elif not ended:
+                session.request_close(by="request", force=force)
+
+    async def _save_metrics(self) -> None:
+        snapshots: dict[uuid.UUID, dict[str, Any]] = {}
+        for session in self.live_sessions:
+            if session.status is SessionStatus.ACTIVE and session.has_agent:
+                metrics = session.metrics()
+                if metrics and metrics != self._saved.get(session.uuid):
+                    snapshots[session.uuid] = metrics
+        if snapshots:
+            await store.save_metrics(snapshots)
+        live = {session.uuid for session in self.live_sessions}
+        self._saved = {pk: value for pk, value in {**self._saved, **snapshots}.items() if pk in live}
+
+
+_current: AgentWorker | None = None
+_starting: asyncio.Lock | None = None
+_starting_loop: asyncio.AbstractEventLoop | None = None
+
+
+def current_worker() -> AgentWorker | None:
+    """Return the worker of this process, if one runs."""
+    return _current
+
+
+async def ensure_worker(runner: Runner) -> AgentWorker:
+    """Return the worker of this process, starting one for ``runner`` if there is none.
+
+    Raises:
+        NotReady: the worker of this process has drained: the process is about to end.
+        RunnerConfigurationError: the database has no tables for it.
+    """
+    global _starting, _starting_loop
+    if _current is not None and _current.running:
+        return _current
+    loop = asyncio.get_running_loop()
+    if _starting is None or _starting_loop is not loop:
+        _starting, _starting_loop = asyncio.Lock(), loop
+    async with _starting:
+        if _current is not None and _current.running:
+            return _current
+        if runner.stopped:
+            raise NotReady("The worker has stopped")
+        worker = AgentWorker(runner.launchers, runner=runner.path)
+        await worker.start()
+        return worker
+
+
+def _awaitable(work: Callable[[], None]) -> Callable[[], Awaitable[None]]:
+    async def run() -> None:
+        work()
+
+    return run
