@@ -1,0 +1,225 @@
+"""The keyless agent, as a person meets it in its room."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+
+import pytest
+from asgiref.sync import sync_to_async
+from vision_agents.core.llm.events import LLMErrorEvent, LLMResponseFinalEvent, ToolEndEvent, ToolStartEvent
+
+from tests.conftest import until
+from visionagents_runner import demo
+from visionagents_runner.demo.functions import register_functions
+from visionagents_runner.demo.llm import ScriptedLLM
+from visionagents_runner.demo.rules import add_rules
+from visionagents_runner.edge import Words, join_room, open_rooms
+from visionagents_runner.models import AgentSession, EndReason
+from visionagents_runner.testing import StubEdge, stub_agent
+
+
+@pytest.fixture
+async def agent():
+    """The demo's model and rules, without its pauses, on an edge that can be asked."""
+    llm = ScriptedLLM()
+    register_functions(llm)
+    add_rules(llm)
+    agent = stub_agent(llm=llm)
+    call = await agent.create_call("default", "c")
+    async with agent.join(call, participant_wait_timeout=0):
+        yield agent
+
+
+async def ask(agent, text, user_id="ada"):
+    assert isinstance(agent.edge, StubEdge)
+    return await agent.edge.ask(text, user_id=user_id)
+
+
+def events_of(agent, *types):
+    seen = []
+
+    async def on_event(event):
+        seen.append(event)
+
+    on_event.__annotations__["event"] = types[0] if len(types) == 1 else types[0] | types[1]
+    agent.events.subscribe(on_event)
+    return seen
+
+
+def test_importing_the_projects_agents_does_not_load_vision_agents():
+    code = (
+        "import os, sys; os.environ['DJANGO_SETTINGS_MODULE'] = 'project.settings'; os.environ['DEBUG'] = '1';"
+        "import project.agents; sys.exit('vision_agents' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+async def test_the_demo_greets_who_comes_says_that_it_is_scripted_and_ends_with_the_call():
+    agent = await demo.create_agent()
+    ada = join_room("default", "c", "ada")
+    call = asyncio.create_task(demo.join_call(agent, "default", "c"))
+    async for event in ada:
+        if isinstance(event, Words) and event.completed:
+            assert "there is no language model" in event.text
+            break
+    ada.room.end()
+    await asyncio.wait_for(call, 10)
+    assert open_rooms() == ()
+
+
+async def test_the_demo_does_not_wait_for_somebody_before_it_listens_and_ends_if_nobody_comes():
+    agent = await demo.create_agent()
+    call = asyncio.create_task(demo.join_call(agent, "default", "c"))
+    await until(lambda: agent.on_call_for() > 0)
+    agent.edge.room.end()
+    await asyncio.wait_for(call, 10)
+    assert agent.conversation.messages == []
+
+
+async def test_the_demo_says_who_it_is_and_what_it_can_do(agent):
+    assert "there is no language model" in await ask(agent, "Who are you?")
+    assert "roll dice" in await ask(agent, "what can you do?")
+    assert "there is no language model" in await ask(agent, "xyzzy")
+    assert (await ask(agent, "Hello")).startswith("Hello!")
+
+
+async def test_a_tool_call_shows_in_events_and_metrics_as_with_any_model(agent):
+    seen = events_of(agent, ToolStartEvent, ToolEndEvent)
+    finals = events_of(agent, LLMResponseFinalEvent)
+    assert re.fullmatch(r"It is \d\d:\d\d \S+\.", await ask(agent, "what time is it?"))
+    await agent.events.wait()
+    start, end = seen
+    assert (start.tool_name, start.arguments, end.success) == ("get_time", {}, True)
+    assert start.tool_call_id == end.tool_call_id
+    assert [event.model for event in finals] == ["rules"]
+    metrics = agent.metrics.to_dict()
+    assert metrics["llm_tool_calls__total"] == 1
+    assert metrics["llm_tool_latency_ms__avg"] > 0
+    assert metrics["llm_latency_ms__avg"] >= metrics["llm_time_to_first_token_ms__avg"] > 0
+    assert metrics["llm_output_tokens__total"] == 0
+    assert metrics["tts_characters__total"] == 0, "a voice that says nothing must not be measured"
+
+
+async def test_the_time_elsewhere(agent):
+    assert re.fullmatch(r"In Tokyo it is \d\d:\d\d JST\.", await ask(agent, "what time is it in Tokyo right now?"))
+    assert re.fullmatch(r"In New York it is \d\d:\d\d E[SD]T\.", await ask(agent, "time in new york"))
+    assert re.fullmatch(
+        r"In Europe/Paris it is \d\d:\d\d CES?T\.", await ask(agent, "the time in Europe/Paris, please")
+    )
+    assert await ask(agent, "what time is it in Atlantis?") == (
+        "That did not work: I know no time zone or city named 'Atlantis'."
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "sides", "count"),
+    [
+        ("roll a die", 6, 1),
+        ("roll 2 dice", 6, 2),
+        ("roll 3 dice with 20 sides", 20, 3),
+        ("roll 4d8", 8, 4),
+        ("d20", 20, 1),
+        ("roll two 12-sided dice", 12, 2),
+        ("roll 2 12-sided dice", 12, 2),
+    ],
+)
+async def test_dice_are_rolled_as_asked(agent, text, sides, count):
+    results = events_of(agent, ToolEndEvent)
+    answer = await ask(agent, text)
+    await agent.events.wait()
+    [shown] = [event.result for event in results]
+    assert len(shown) == count
+    assert all(1 <= number <= sides for number in shown)
+    assert str(shown[0]) in answer
+
+
+@pytest.mark.parametrize("text", ["roll 0 dice", "roll 101 dice", "roll 1 dice with 1 sides", "1d999999999"])
+async def test_impossible_dice_are_a_failed_tool_call_and_a_sentence(agent, text):
+    results = events_of(agent, ToolEndEvent)
+    answer = await ask(agent, text)
+    await agent.events.wait()
+    assert answer.startswith("That did not work: ")
+    assert [event.success for event in results] == [False]
+
+
+async def test_names_are_remembered_for_each_person(agent):
+    assert "not told me" in await ask(agent, "what is my name?", "ada")
+    assert await ask(agent, "My name is Ada Lovelace.", "ada") == "Nice to meet you, Ada Lovelace."
+    assert await ask(agent, "call me Bob", "bob") == "Nice to meet you, Bob."
+    assert await ask(agent, "What is my name?", "ada") == "Your name is Ada Lovelace."
+    assert (await ask(agent, "hi", "bob")).startswith("Hello, Bob!")
+    assert (await ask(agent, f"my name is {'x' * 61}")).startswith("That did not work: a name has")
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_sessions_are_counted_from_the_database(agent):
+    assert await ask(agent, "how many sessions are live?") == "0 sessions are live, and none has ended yet."
+    await AgentSession.objects.acreate(call_id="live")
+    ended = await AgentSession.objects.acreate(call_id="over")
+    await sync_to_async(ended.finish)(EndReason.FINISHED)
+    answer = await ask(agent, "how many sessions are live?")
+    assert re.fullmatch(r"1 session is live\. The last to end was default/over, \d+ seconds? ago: finished\.", answer)
+
+
+async def test_without_a_database_the_question_about_sessions_gets_a_clear_answer(agent, monkeypatch):
+    from django.db import OperationalError
+
+    async def read(*args, **kwargs):
+        raise OperationalError("could not connect")
+
+    monkeypatch.setattr("visionagents_runner.store.read", read)
+    answer = await ask(agent, "how many sessions are live?")
+    assert answer == "That did not work: the database of sessions is not available."
+
+
+async def test_a_rule_that_raises_is_an_llm_error():
+    llm = ScriptedLLM()
+
+    @llm.rule("")
+    async def broken(question):
+        raise ZeroDivisionError("oops")
+
+    agent = stub_agent(llm=llm)
+    call = await agent.create_call("default", "c")
+    errors = events_of(agent, LLMErrorEvent)
+    async with agent.join(call, participant_wait_timeout=0):
+        person = agent.edge.person()
+        await person.say("hello")
+        await until(lambda: bool(errors))
+        person.leave()
+    assert errors[0].error_message == "oops"
+
+
+async def test_a_tool_that_takes_too_long_is_given_up(monkeypatch):
+    monkeypatch.setattr("visionagents_runner.demo.llm.TOOL_TIMEOUT_SECONDS", 0.01)
+    llm = ScriptedLLM()
+
+    @llm.register_function(description="Never ends")
+    async def sleep() -> None:
+        await asyncio.Event().wait()
+
+    @llm.rule("")
+    async def rule(question):
+        await question.call("sleep")
+        return "done"
+
+    agent = stub_agent(llm=llm)
+    call = await agent.create_call("default", "c")
+    async with agent.join(call, participant_wait_timeout=0):
+        assert await agent.edge.ask("go") == "That did not work: sleep took longer than 0.01 seconds."
+
+
+async def test_a_reply_comes_word_by_word(agent):
+    person = agent.edge.person()
+    await person.say("thanks")
+    deltas = []
+    async for event in person:
+        if isinstance(event, Words) and event.role == "assistant":
+            deltas.append(event.delta)
+            if event.completed:
+                break
+    person.leave()
+    assert deltas == ["You ", "are ", "welcome.", ""]

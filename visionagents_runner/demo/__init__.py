@@ -1,0 +1,32 @@
+"""The agent that needs no key, account or network: scripted answers, no language model, but a real `Agent`.
+
+``create_agent`` and ``join_call`` are what an `AgentLauncher` takes. Importing this package costs nothing:
+vision-agents loads with the first agent, in a thread, so that the server answers meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vision_agents.core import Agent
+
+__all__ = ["create_agent", "join_call"]
+
+
+async def create_agent() -> Agent:
+    """Build the demo agent."""
+    agent: Agent = await (await _recipe()).create_agent()
+    return agent
+
+
+async def join_call(agent: Agent, call_type: str, call_id: str) -> None:
+    """Join the call, greet whoever comes first, and stay until the call ends."""
+    await (await _recipe()).join_call(agent, call_type, call_id)
+
+
+async def _recipe() -> ModuleType:
+    return await asyncio.to_thread(importlib.import_module, f"{__name__}.agent")

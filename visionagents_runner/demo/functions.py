@@ -1,0 +1,99 @@
+"""What the demo agent can do: functions as one would register them with any model."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import secrets
+import zoneinfo
+from datetime import UTC, datetime
+from typing import Any
+
+from vision_agents.core.llm.llm import LLM
+
+MAX_DICE = 100
+MAX_SIDES = 1000
+MAX_NAME_LENGTH = 60
+
+
+def register_functions(llm: LLM) -> None:
+    """Register the functions with ``llm``. What they remember lasts as long as it: one session."""
+    names: dict[str, str] = {}
+
+    @llm.register_function(description="The time of day, on the server or in a time zone such as Europe/Paris")
+    async def get_time(timezone: str = "") -> str:
+        # Time zones are files: not on the loop.
+        zone = await asyncio.to_thread(_zone, timezone) if timezone else None
+        now = datetime.now(UTC).astimezone(zone)
+        return f"{now:%H:%M} {now:%Z}".strip()
+
+    @llm.register_function(description="Roll dice. Returns what each one shows")
+    async def roll_dice(sides: int = 6, count: int = 1) -> list[int]:
+        if not 2 <= sides <= MAX_SIDES:
+            raise ValueError(f"a die has 2 to {MAX_SIDES} sides, not {sides}")
+        if not 1 <= count <= MAX_DICE:
+            raise ValueError(f"I have 1 to {MAX_DICE} dice, not {count}")
+        return [secrets.randbelow(sides) + 1 for _ in range(count)]
+
+    @llm.register_function(description="Remember what a person wants to be called")
+    async def remember_name(person: str, name: str) -> str:
+        name = " ".join(name.split())
+        if not name or len(name) > MAX_NAME_LENGTH:
+            raise ValueError(f"a name has 1 to {MAX_NAME_LENGTH} characters")
+        names[person] = name
+        return name
+
+    @llm.register_function(description="What a person said that they are called; empty if they did not")
+    async def recall_name(person: str) -> str:
+        return names.get(person, "")
+
+    @llm.register_function(description="How many agent sessions of this project are live, and which ended last")
+    async def count_sessions() -> dict[str, Any]:
+        return await _count_sessions()
+
+
+@functools.cache
+def _zones() -> dict[str, str]:
+    """Full names of the time zones by what people say: the full name and the city, in lower case."""
+    zones: dict[str, str] = {}
+    for name in sorted(zoneinfo.available_timezones(), reverse=True):
+        zones[name.lower()] = name
+        zones[name.rpartition("/")[2].replace("_", " ").lower()] = name
+    return zones
+
+
+def _zone(name: str) -> zoneinfo.ZoneInfo:
+    known = _zones().get(" ".join(name.split()).lower())
+    if known is None:
+        raise ValueError(f"I know no time zone or city named {name!r}")
+    return zoneinfo.ZoneInfo(known)
+
+
+async def _count_sessions() -> dict[str, Any]:
+    # Imported here: the demo also works where Django has no database, or is not configured at all.
+    from django.core.exceptions import AppRegistryNotReady, ImproperlyConfigured
+    from django.db import Error as DatabaseError
+
+    try:
+        from .. import store
+
+        counted: dict[str, Any] = await store.read(_query_sessions)
+    except (AppRegistryNotReady, ImproperlyConfigured, DatabaseError) as error:
+        raise RuntimeError("the database of sessions is not available") from error
+    return counted
+
+
+def _query_sessions() -> dict[str, Any]:
+    from ..models import AgentSession
+
+    last = AgentSession.objects.ended().order_by("-ended_at").first()
+    return {
+        "live": AgentSession.objects.live().count(),
+        "last_ended": None
+        if last is None or last.ended_at is None
+        else {
+            "call": f"{last.call_type}/{last.call_id}",
+            "ended_at": last.ended_at.isoformat(),
+            "end_reason": last.end_reason,
+        },
+    }

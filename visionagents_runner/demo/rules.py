@@ -1,0 +1,113 @@
+"""What the demo agent answers to what: each rule may call functions of `functions`."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from .llm import Question, ScriptedLLM
+
+ABILITIES = (
+    "I can tell the time, here or in a city (what time is it in Tokyo?), roll dice (roll 2 dice with 20 sides), "
+    "remember your name (my name is Ada), and count the agent sessions of this project (how many sessions are live?)."
+)
+SCRIPTED = "My answers are scripted: rules call functions, there is no language model."
+
+_POLITE = re.compile(r"\s+(?:right now|now|today|please|at the moment)\s*$", re.IGNORECASE)
+
+
+def add_rules(llm: ScriptedLLM) -> None:
+    """Add the rules to ``llm``, on which `register_functions` was called."""
+
+    @llm.rule(r"\b(?:my name is|call me)\s+(?P<name>\w[\w' .-]*)")
+    async def introduce(question: Question) -> str:
+        name = question.match["name"].strip(" .!")
+        return f"Nice to meet you, {await question.call('remember_name', person=question.user_id, name=name)}."
+
+    @llm.rule(r"\bmy name\b|\bwho am i\b")
+    async def recall(question: Question) -> str:
+        name = await question.call("recall_name", person=question.user_id)
+        return f"Your name is {name}." if name else 'You have not told me yet: say "my name is ...".'
+
+    @llm.rule(r"\broll\b|\bdice\b|\b\d*d\d+\b")
+    async def roll(question: Question) -> str:
+        return await _roll(question)
+
+    @llm.rule(r"\btime\b(?:.*\bin\s+(?P<zone>[A-Za-z][A-Za-z_/+\-0-9 ]*))?")
+    async def time(question: Question) -> str:
+        zone = _POLITE.sub("", question.match["zone"] or "").strip()
+        if zone:
+            return (
+                f"In {zone.title() if zone.islower() else zone} it is {await question.call('get_time', timezone=zone)}."
+            )
+        return f"It is {await question.call('get_time')}."
+
+    @llm.rule(r"\bsessions?\b|\bcalls?\b.*\blive\b")
+    async def sessions(question: Question) -> str:
+        counted = await question.call("count_sessions")
+        live, last = counted["live"], counted["last_ended"]
+        sentence = f"{live} session is live" if live == 1 else f"{live} sessions are live"
+        if last is None:
+            return f"{sentence}, and none has ended yet."
+        ago = (datetime.now(UTC) - datetime.fromisoformat(last["ended_at"])).total_seconds()
+        return f"{sentence}. The last to end was {last['call']}, {_span(ago)} ago: {last['end_reason']}."
+
+    @llm.rule(r"\b(?:what can you do|help|abilities)\b")
+    async def abilities(question: Question) -> str:
+        return ABILITIES
+
+    @llm.rule(r"\b(?:who|what) are you\b|\bare you (?:an? )?(?:ai|real|human|robot)\b|\blanguage model\b|\bscripted\b")
+    async def identify(question: Question) -> str:
+        return f"I am the demo agent. {SCRIPTED}"
+
+    @llm.rule(r"\b(?:hello|hi|hey|good (?:morning|afternoon|evening))\b")
+    async def greet(question: Question) -> str:
+        name = await question.call("recall_name", person=question.user_id)
+        return f"Hello{', ' + name if name else ''}! {ABILITIES}"
+
+    @llm.rule(r"\b(?:thanks|thank you)\b")
+    async def thank(question: Question) -> str:
+        return "You are welcome."
+
+    @llm.rule(r"\b(?:bye|goodbye)\b")
+    async def bye(question: Question) -> str:
+        return "Goodbye! Leave whenever you like."
+
+    @llm.rule("")
+    async def otherwise(question: Question) -> str:
+        return f"I have no rule for that. {SCRIPTED} {ABILITIES}"
+
+
+_WORDS = "one two three four five six seven eight nine ten eleven twelve twenty".split()
+_NUMBERS = {word: str(number) for number, word in enumerate(_WORDS[:12], start=1)} | {"twenty": "20"}
+
+
+async def _roll(question: Question) -> str:
+    text = re.sub(r"[a-z]+", lambda word: _NUMBERS.get(word[0], word[0]), question.text.lower())
+    arguments: dict[str, int] = {}
+    if notation := _first(r"\b(\d{0,9})d(\d{1,9})\b", text):
+        count, sides = notation
+        arguments = {"sides": int(sides), **({"count": int(count)} if count else {})}
+    else:
+        if sides_match := _first(r"\b(\d{1,9})[- ]?(?:sides?|sided)\b", text):
+            arguments["sides"] = int(sides_match[0])
+        if count_match := _first(r"\b(\d{1,9})\s+(?:\d{1,9}[- ]sided\s+)?(?:dice|die)\b", text):
+            arguments["count"] = int(count_match[0])
+    shown: list[int] = await question.call("roll_dice", **arguments)
+    if len(shown) == 1:
+        return f"You rolled {shown[0]}."
+    return f"You rolled {', '.join(map(str, shown[:-1]))} and {shown[-1]}: {sum(shown)} in all."
+
+
+def _first(pattern: str, text: str) -> tuple[str, ...] | None:
+    match = re.search(pattern, text)
+    return match.groups() if match else None
+
+
+def _span(seconds: float) -> str:
+    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            number = int(seconds // size)
+            return f"{number} {unit}{'' if number == 1 else 's'}"
+    number = max(0, int(seconds))
+    return f"{number} second{'' if number == 1 else 's'}"
