@@ -1,0 +1,180 @@
+"""One session in the console: what ``runagent`` and `Runner.run` do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+from . import store
+from .exceptions import RunnerConfigurationError, StartFailed
+from .identifiers import clean_call_part
+from .logs import clean_level, configure_logging
+from .models import EndReason, SessionStatus
+from .report import print_report
+from .session import LiveSession
+from .worker import AgentWorker
+
+if TYPE_CHECKING:
+    from .launcher import AgentLauncher
+    from .runner import Runner
+
+logger = logging.getLogger(__name__)
+
+
+def run_session(
+    runner: Runner,
+    *,
+    agent: str | None = None,
+    call_type: str = "default",
+    call_id: str | None = None,
+    debug: bool = False,
+    log_level: str = "INFO",
+    no_demo: bool = False,
+    video_track_override: str | None = None,
+    splash: bool = True,
+) -> int:
+    """Run one agent on one call until the call ends or a signal closes it. Returns the exit code.
+
+    That is 0 after an end in order, Ctrl-C and SIGTERM included, and 1 if the agent could not be built, could not
+    join, or failed.
+
+    Raises:
+        RunnerError: it cannot run as asked; the message says the fix.
+    """
+    clean_call_part("call_type", call_type)
+    call_id = clean_call_part("call_id", str(uuid.uuid4()) if call_id is None else call_id)
+    launcher = runner.launcher(agent)
+    if video_track_override is not None:
+        video_track_override = _readable_file(video_track_override)
+    level = clean_level(log_level)
+    if level == "INFO" and sys.stdout.isatty():
+        level = "WARNING"  # vision-agents logs every word that is said: it would drown the chat
+    configure_logging(agents=level, http=level)
+    if splash:
+        print_report(runner, url=None)
+    conversation = _Conversation(runner, launcher)
+    return asyncio.run(
+        conversation.run(call_type, call_id, no_demo=no_demo, video_track_override=video_track_override), debug=debug
+    )
+
+
+def _readable_file(path: str) -> str:
+    try:
+        with open(path, "rb"):
+            return os.path.abspath(path)
+    except OSError as error:
+        raise RunnerConfigurationError(
+            f"The video {path!r} cannot be read ({error.strerror}): name a file with --video-track-override"
+        ) from None
+
+
+def _close_if_chat_failed(session: LiveSession, chatting: asyncio.Future[None]) -> None:
+    if not chatting.cancelled() and (error := chatting.exception()) is not None:
+        logger.error("The chat failed; closing the session", exc_info=error)
+        session.request_close(by="the chat failed")
+
+
+class _Conversation:
+    """The life of the one session, and what signals do to it."""
+
+    def __init__(self, runner: Runner, launcher: AgentLauncher) -> None:
+        self._runner = runner
+        self._launcher = launcher
+        self._signals = 0
+        self._session: LiveSession | None = None
+        self._starting: asyncio.Task[LiveSession] | None = None
+
+    async def run(self, call_type: str, call_id: str, *, no_demo: bool, video_track_override: str | None) -> int:
+        worker = AgentWorker({self._launcher.name: self._launcher}, runner=self._runner.path)
+        await worker.start(warm_up=False)
+        restore = self._take_signals()
+        try:
+            with suppress(Exception):
+                # What goes wrong here goes wrong again in the session, whose row keeps it.
+                await self._launcher.warmup()
+            if self._signals:
+                return 0
+            return await self._converse(call_type, call_id, no_demo, video_track_override)
+        finally:
+            await worker.stop()
+            restore()
+            await asyncio.to_thread(store.close)
+
+    async def _converse(self, call_type: str, call_id: str, no_demo: bool, video_track_override: str | None) -> int:
+        self._starting = asyncio.ensure_future(
+            self._launcher.start_session(
+                call_id, call_type, video_track_override_path=video_track_override, source="command"
+            )
+        )
+        try:
+            session = await self._starting
+        except StartFailed as error:
+            if self._signals:
+                return 0
+            print(
+                f"Error: {error}. The traceback is in the log above and on session {error.session_id}.", file=sys.stderr
+            )
+            return 1
+        self._session = session
+        print(f"Session {session.id} on {session.call_type}/{session.call_id}", file=sys.stderr)
+        if self._signals:
+            self._close()
+        if not no_demo:
+            await self._open_demo(session)
+        from .console import chat
+
+        chatting = asyncio.ensure_future(chat(session))
+        chatting.add_done_callback(partial(_close_if_chat_failed, session))
+        try:
+            await session.wait()
+        except Exception as error:
+            print(f"Error: the session failed: {type(error).__name__}: {error}", file=sys.stderr)
+        finally:
+            chatting.cancel()
+            await asyncio.wait({chatting})
+        return 1 if session.status is SessionStatus.FAILED else 0
+
+    async def _open_demo(self, session: LiveSession) -> None:
+        """Have an edge with a demo page of its own (Stream's, say) open it."""
+        open_demo = getattr(session.agent.edge, "open_demo_for_agent", None)
+        if open_demo is None:
+            return
+        try:
+            await open_demo(session.agent, session.call_type, session.call_id)
+        except Exception as error:
+            logger.warning("The demo page could not be opened (%s: %s); the call goes on", type(error).__name__, error)
+
+    # Signals
+
+    def _take_signals(self) -> Callable[[], None]:
+        loop = asyncio.get_running_loop()
+        taken = []
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            with suppress(NotImplementedError, RuntimeError, ValueError):  # Windows, or not the main thread
+                loop.add_signal_handler(signal_number, self._on_signal)
+                taken.append(signal_number)
+
+        def restore() -> None:
+            for signal_number in taken:
+                loop.remove_signal_handler(signal_number)
+
+        return restore
+
+    def _on_signal(self) -> None:
+        self._signals += 1
+        if self._signals > 2:
+            os._exit(1)
+        self._close()
+
+    def _close(self) -> None:
+        sessions = [self._session] if self._session is not None else list(self._launcher.sessions.values())
+        for session in sessions:
+            session.request_close(by="signal", reason=EndReason.REQUESTED, force=self._signals > 1)
