@@ -1,0 +1,180 @@
+"""The ASGI application: the API without the host's middleware, Django, WebSockets, and the worker's life."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.core import asgi as django_asgi
+
+from .exceptions import NotReady, RunnerConfigurationError
+from .worker import AgentWorker, current_worker, ensure_worker
+
+if TYPE_CHECKING:
+    from asgiref.typing import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
+
+    from .mount import LeanAPI
+    from .runner import Runner
+
+logger = logging.getLogger(__name__)
+
+
+class AgentsApplication:
+    """Routes each scope, and sees to it that the worker runs from the first of them on.
+
+    The worker starts with ``lifespan.startup`` where the server speaks it, else with the first scope, and drains with
+    ``lifespan.shutdown``, or, under daphne, which has no lifespan, before the reactor stops.
+    """
+
+    def __init__(self, runner: Runner, application: Any = None) -> None:
+        self.runner = runner
+        self.managed = False
+        """Whether the server that embeds this application starts and drains the worker itself."""
+        self._application = application
+        self._hooked = False
+
+    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        if current_worker() is None and not self.managed:
+            await self._start_worker()
+        if scope["type"] == "http" and self._lean is not None and self._lean.matches(scope):
+            await self._lean(scope, receive, send)
+        elif scope["type"] == "websocket" and self._application is None:
+            await _refuse_websocket(receive, send)
+        else:
+            await self._inner(scope, receive, send)
+
+    def is_api_path(self, path: bytes) -> bool:
+        """Whether ``path``, as it stands in the request line, is one of the API's that go without Django."""
+        return self._lean is not None and self._lean.matches({"type": "http", "path": path, "raw_path": path})
+
+    @cached_property
+    def _inner(self) -> ASGI3Application:
+        if self._application is not None:
+            return self._application  # type: ignore[no-any-return]
+        application: Any = django_asgi.get_asgi_application()
+        from django.apps import apps
+
+        if apps.is_installed("django.contrib.staticfiles") and (settings.DEBUG or self.runner.standalone):
+            from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
+
+            application = ASGIStaticFilesHandler(application)
+        return application  # type: ignore[no-any-return]
+
+    @cached_property
+    def _lean(self) -> LeanAPI | None:
+        from .mount import lean_api
+
+        return lean_api(self.runner)
+
+    async def _lifespan(self, receive: Any, send: Any) -> None:
+        message = await receive()
+        assert message["type"] == "lifespan.startup"
+        self.runner.stopped = False
+        try:
+            await ensure_worker(self.runner)
+        except RunnerConfigurationError as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        except Exception:
+            # The rest of the project is served; the API says 503 and the first request tries again.
+            logger.exception("The worker could not start")
+        await send({"type": "lifespan.startup.complete"})
+        while (await receive())["type"] != "lifespan.shutdown":
+            pass
+        await drain(self.runner)
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _start_worker(self) -> None:
+        try:
+            worker = await ensure_worker(self.runner)
+        except NotReady:
+            return
+        except Exception:
+            logger.exception("The worker could not start")
+            return
+        if not self._hooked:
+            self._hooked = True
+            hook_into_server(self.runner, worker)
+
+
+async def drain(runner: Runner, timeout: float | None = None) -> None:
+    """Drain the worker of this process and have no other one started. Its threads end too."""
+    runner.stopped = True
+    if (worker := current_worker()) is not None:
+        await worker.drain(timeout)
+    from . import store
+
+    await asyncio.to_thread(store.close)
+
+
+def hook_into_server(runner: Runner, worker: AgentWorker) -> None:
+    """Have the worker drained by a server that gives no lifespan.
+
+    Under daphne the reactor waits for it before it stops, and its listeners answer (``/ready`` says 503) until then.
+    Under ``runserver``, whose server runs in a daemon thread, a change of code and the end of the process close the
+    sessions first.
+    """
+    loop = asyncio.get_running_loop()
+    if threading.current_thread() is not threading.main_thread():
+        _hook_into_runserver(runner, worker, loop)
+        return
+    reactor: Any = sys.modules.get("twisted.internet.reactor")
+    if reactor is None or getattr(reactor, "_asyncioEventloop", None) is not loop:
+        return
+    from twisted.internet.defer import Deferred
+
+    def before_shutdown() -> Any:
+        return Deferred.fromFuture(asyncio.ensure_future(_drain_and_sweep(runner), loop=loop))
+
+    reactor.addSystemEventTrigger("before", "shutdown", before_shutdown)
+
+
+def _hook_into_runserver(runner: Runner, worker: AgentWorker, loop: asyncio.AbstractEventLoop) -> None:
+    def close_all() -> None:
+        if not worker.running or not loop.is_running():
+            return
+        runner.stopped = True
+        seconds = max(launcher.close_timeout for launcher in runner.launchers.values()) + 5
+        try:
+            asyncio.run_coroutine_threadsafe(worker.stop(), loop).result(seconds)
+        except Exception:
+            logger.exception("The sessions could not be closed before the reload; the next start declares them lost")
+
+    from django.utils.autoreload import file_changed
+
+    def on_change(*, file_path: Any, **kwargs: Any) -> None:
+        if str(file_path).endswith(".py"):
+            close_all()
+
+    file_changed.connect(on_change, weak=False, dispatch_uid="visionagents_runner.asgi")
+    # Before the interpreter's threads end: an atexit function would come too late for the database's.
+    register = getattr(threading, "_register_atexit", None)
+    if register is not None:
+        register(close_all)
+
+
+async def _drain_and_sweep(runner: Runner) -> None:
+    await drain(runner)
+    await sweep()
+
+
+async def sweep(patience: float = 5.0) -> None:
+    """Cancel every other task of this loop and wait for them: no ``finally`` runs for a task that is just dropped."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=patience)
+
+
+async def _refuse_websocket(receive: Any, send: Any) -> None:
+    await receive()
+    await send({"type": "websocket.close", "code": 4404})

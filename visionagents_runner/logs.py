@@ -1,0 +1,90 @@
+"""How log lines look in a terminal, where the project has not configured logging itself."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import datetime
+from typing import TextIO
+
+from .exceptions import RunnerConfigurationError
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_AGENT_LOGGERS = ("visionagents_runner", "vision_agents")
+_HTTP_LOGGERS = ("daphne", "uvicorn", "django.server", "django.request")
+_NAME_WIDTH = 24
+_COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "call_id", "taskName"}
+
+
+def clean_level(level: str) -> str:
+    """Return a log level in capitals.
+
+    Raises:
+        RunnerConfigurationError: there is no such level.
+    """
+    if (name := level.upper()) not in LEVELS:
+        raise RunnerConfigurationError(f"Unknown log level {level!r}: choose from {', '.join(LEVELS)}")
+    return name
+
+
+def configure_logging(*, agents: str, http: str = "INFO", stream: TextIO | None = None) -> None:
+    """Set levels, and give the loggers concerned a handler if neither they nor the root have one."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(LineFormatter(colour=handler.stream.isatty()))
+    root_has_handlers = bool(logging.getLogger().handlers)
+    for names, level in ((_AGENT_LOGGERS, agents), (_HTTP_LOGGERS, http)):
+        for name in names:
+            logger = logging.getLogger(name)
+            logger.setLevel(clean_level(level))
+            if not logger.handlers and not root_has_handlers:
+                logger.addHandler(handler)
+                logger.propagate = False
+    if clean_level(agents) != "DEBUG":
+        # Every single word that people and agents say, at INFO: too much to read, and not for every reader of a log.
+        logging.getLogger("vision_agents.core.agents.inference").setLevel(logging.WARNING)
+    # What a server says of itself at INFO is for its developers; `report` says what users want to know.
+    for name in ("daphne.server", "daphne.http_protocol", "daphne.ws_protocol", "uvicorn.error"):
+        if http != "DEBUG":
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class LineFormatter(logging.Formatter):
+    """``time level logger message key=value``: the time is blank while it repeats, a long name is cut in its middle."""
+
+    def __init__(self, *, colour: bool) -> None:
+        super().__init__()
+        self._colour = colour
+        self._last_time = ""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")  # noqa: DTZ006 - the reader's own clock
+        shown, self._last_time = ("" if time == self._last_time else time), time
+        message = record.getMessage()
+        extras = " ".join(
+            f"{key}={value}"
+            for key, value in vars(record).items()
+            if key not in _STANDARD and not key.startswith("_") and str(value) not in message
+        )
+        parts = [
+            self._paint(f"{shown:8}", "2"),
+            self._paint(f"{record.levelname:7}", _COLOURS.get(record.levelname, "")),
+            self._paint(f"{_cut(record.name):{_NAME_WIDTH}}", "2"),
+            message,
+        ]
+        if extras:
+            parts.append(self._paint(extras, "2"))
+        line = " ".join(parts)
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+    def _paint(self, text: str, code: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self._colour and code else text
+
+
+def _cut(name: str) -> str:
+    if len(name) <= _NAME_WIDTH:
+        return name
+    half = (_NAME_WIDTH - 1) // 2
+    return f"{name[:half]}…{name[-(_NAME_WIDTH - 1 - half) :]}"

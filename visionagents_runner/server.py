@@ -1,0 +1,266 @@
+"""daphne or uvicorn, embedded, with a drain that ends before the server cuts its connections."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from .application import AgentsApplication, drain, sweep
+from .exceptions import RunnerConfigurationError
+from .logs import configure_logging
+from .report import print_ready, print_report
+from .worker import current_worker, ensure_worker
+
+if TYPE_CHECKING:
+    from .runner import Runner
+
+logger = logging.getLogger(__name__)
+
+SERVERS = ("daphne", "uvicorn")
+_BACKLOG = 2048
+
+
+def serve(
+    runner: Runner,
+    *,
+    host: str,
+    port: int,
+    agents_log_level: str = "INFO",
+    http_log_level: str = "INFO",
+    debug: bool = False,
+    server: str = "daphne",
+    splash: bool = True,
+) -> None:
+    """Serve until SIGTERM (drains) or SIGINT (closes in order).
+
+    A second signal ends a drain: what is left closes in order at once. A third one does not wait for agents that take
+    their time to close; one more ends the process.
+
+    Raises:
+        RunnerConfigurationError: the address cannot be listened on, or the worker cannot start.
+    """
+    if server not in SERVERS:
+        raise RunnerConfigurationError(f"Unknown server {server!r}: choose from {', '.join(SERVERS)}")
+    configure_logging(agents=agents_log_level, http=http_log_level)
+    if debug:
+        # Read when the loop is made, which for daphne is when it is first imported.
+        os.environ.setdefault("PYTHONASYNCIODEBUG", "1")
+    began = time.monotonic()
+    application = runner.asgi
+    application.managed = True
+    runner.stopped = False
+    listener = _listen(host, port)
+    try:
+        if splash:
+            print_report(runner, url=_url(listener))
+        life = _Life(runner, began)
+        if server == "daphne":
+            _serve_daphne(application, listener, life, debug=debug)
+        else:
+            _serve_uvicorn(application, listener, life, debug=debug)
+    finally:
+        listener.close()
+    if life.failure is not None:
+        raise life.failure
+
+
+class _Life:
+    """The worker's life inside one server: started with it, drained by signals."""
+
+    def __init__(self, runner: Runner, began: float) -> None:
+        self.runner = runner
+        self.failure: RunnerConfigurationError | None = None
+        self._began = began
+        self._signals = 0
+        self._ending: asyncio.Task[None] | None = None
+        self._stop_server: Callable[[], Awaitable[None] | None] = lambda: None
+
+    def begin(self, stop_server: Callable[[], Awaitable[None] | None]) -> None:
+        """Start the worker, and from now on let signals end it, and then the server through ``stop_server``."""
+        self._stop_server = stop_server
+        loop = asyncio.get_running_loop()
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                loop.add_signal_handler(signal_number, self._on_signal, signal_number)
+            except NotImplementedError:  # Windows
+                signal.signal(
+                    signal_number,
+                    lambda number, frame: loop.call_soon_threadsafe(self._on_signal, signal.Signals(number)),
+                )
+        self._starting = loop.create_task(self._start())
+
+    async def _start(self) -> None:
+        try:
+            worker = await ensure_worker(self.runner)
+        except RunnerConfigurationError as error:
+            self.failure = error
+            await self._end(0)
+            return
+        except Exception as error:
+            logger.debug("The worker could not start", exc_info=True)
+            self.failure = RunnerConfigurationError(f"The worker could not start: {error}")
+            await self._end(0)
+            return
+        await worker.wait_warm()
+        if worker.running and not worker.draining:
+            print_ready(time.monotonic() - self._began)
+
+    def _on_signal(self, signal_number: signal.Signals) -> None:
+        self._signals += 1
+        worker = current_worker()
+        if self._signals == 1:
+            timeout = None if signal_number == signal.SIGTERM else 0
+            self._ending = asyncio.get_running_loop().create_task(self._end(timeout))
+        elif self._signals == 2 and worker is not None:
+            logger.warning("Second signal: closing the remaining sessions now")
+            worker.hurry()
+        elif self._signals == 3 and worker is not None:
+            logger.warning("Third signal: leaving behind the agents that have not closed yet")
+            worker.hurry()
+            for session in list(worker.live_sessions):
+                session.request_close(force=True, by="third signal", reason=worker.closing_reason)
+        elif self._signals > 3:
+            logger.error("Leaving at once; the next worker declares what was left as lost")
+            os._exit(1)
+
+    async def _end(self, timeout: float | None) -> None:
+        await drain(self.runner, timeout)
+        stopping = self._stop_server()
+        if stopping is not None:
+            await stopping
+
+
+def _serve_daphne(application: AgentsApplication, listener: socket.socket, life: _Life, *, debug: bool) -> None:
+    from daphne.server import Server  # installs Twisted's reactor: not before it is wanted
+    from twisted.internet import reactor as _reactor
+
+    from .bodylimit import limit_bodies
+
+    reactor: Any = _reactor
+
+    class OrderedServer(Server):  # type: ignore[misc]  # daphne is not typed
+        def kill_all_applications(self) -> Any:
+            # Daphne's own raises KeyError for a client that had sent only half of its headers.
+            for details in self.connections.values():
+                details.setdefault("application_instance", _done_future())
+            return super().kill_all_applications()
+
+    def begin() -> None:
+        limit_bodies(server.http_factory, application)
+        life.begin(stop)
+
+    async def stop() -> None:
+        reactor.callLater(0, reactor.stop)
+
+    def after_applications() -> Any:
+        from twisted.internet.defer import Deferred
+
+        return Deferred.fromFuture(asyncio.ensure_future(sweep(), loop=reactor._asyncioEventloop))
+
+    def ready() -> None:
+        # The loop does not run yet: a task made now would have no running loop.
+        reactor.callLater(0, begin)
+        reactor.addSystemEventTrigger("before", "shutdown", after_applications)
+
+    server = OrderedServer(
+        application,
+        endpoints=[_endpoint(listener)],
+        signal_handlers=False,
+        action_logger=_log_daphne_action,
+        ready_callable=ready,
+        verbosity=3 if debug else 1,
+    )
+    server.run()
+    if server.abort_start and life.failure is None:
+        raise RunnerConfigurationError("daphne could not listen on the address: see the log")
+
+
+def _serve_uvicorn(application: AgentsApplication, listener: socket.socket, life: _Life, *, debug: bool) -> None:
+    import uvicorn
+
+    class OrderedServer(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Any:
+            yield  # they are the worker's: it drains first
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets=sockets)
+            life.begin(self._leave)
+
+        def _leave(self) -> None:
+            self.should_exit = True
+
+    config = uvicorn.Config(application, lifespan="off", log_config=None, access_log=True, ws="auto")
+    server = OrderedServer(config)
+
+    async def main() -> None:
+        await server.serve(sockets=[listener])
+        await sweep()
+
+    asyncio.run(main(), debug=debug)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host.strip("[]"), port), family=family, backlog=_BACKLOG)
+    except OverflowError:
+        raise RunnerConfigurationError(f"{port} is no port: choose one from 0 to 65535") from None
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise RunnerConfigurationError(
+                f"Port {port} on {host} is in use: stop the other server, or choose another with --port"
+            ) from None
+        if error.errno in {errno.EACCES, errno.EPERM}:
+            raise RunnerConfigurationError(
+                f"Port {port} on {host} needs privileges: choose one above 1023 with --port"
+            ) from None
+        raise RunnerConfigurationError(f"Cannot listen on {host}:{port}: {error.strerror or error}") from None
+    listener.setblocking(False)
+    return listener
+
+
+def _endpoint(listener: socket.socket) -> str:
+    """Return Twisted's description of the bound socket."""
+    domain = "" if listener.family == socket.AF_INET else f":domain={int(listener.family)}"
+    if domain:
+        # The fd: parser takes its domain as text and fails on it; a tcp: endpoint has to bind anew.
+        host, port = listener.getsockname()[:2]
+        listener.close()
+        return f"tcp:port={port}:interface={host}".replace(host, host.replace(":", r"\:"))
+    return f"fd:fileno={listener.detach()}"  # Twisted makes a copy of it and closes it
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    if host in {"0.0.0.0", "::"}:  # noqa: S104 - shown, not bound
+        host = "localhost"
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def _done_future() -> asyncio.Future[None]:
+    future: asyncio.Future[None] = asyncio.get_event_loop().create_future()
+    future.set_result(None)
+    return future
+
+
+def _log_daphne_action(protocol: str, action: str, details: dict[str, Any]) -> None:
+    if protocol == "http" and action == "complete":
+        level = logging.ERROR if details["status"] == 500 else logging.INFO
+        logging.getLogger("daphne.access").log(
+            level,
+            "%s %s %s in %.0f ms",
+            details["method"],
+            details["path"],
+            details["status"],
+            details["time_taken"] * 1000,
+            extra={"client": details["client"]},
+        )
