@@ -51,5 +51,5 @@ def agent_of(session: Any) -> StubAgent:
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     """Wait for something that has no event of its own."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)

@@ -16,7 +16,7 @@ from .exceptions import NotReady, RunnerConfigurationError
 from .worker import AgentWorker, current_worker, ensure_worker
 
 if TYPE_CHECKING:
-    from asgiref.typing import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
+    from asgiref.typing import ASGI3Application
 
     from .mount import LeanAPI
     from .runner import Runner
@@ -38,7 +38,7 @@ class AgentsApplication:
         self._application = application
         self._hooked = False
 
-    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return

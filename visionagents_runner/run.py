@@ -140,6 +140,8 @@ class _Conversation:
         finally:
             chatting.cancel()
             await asyncio.wait({chatting})
+        if session.end_reason is not None:
+            print(f"Session ended: {session.end_reason.label}", file=sys.stderr)
         return 1 if session.status is SessionStatus.FAILED else 0
 
     async def _open_demo(self, session: LiveSession) -> None:

@@ -476,8 +476,7 @@ async def close_agent(agent: Agent) -> None:
     other close runs inside an event handler for which it then waits itself; cancelling the handler once more lets it
     come to its end (vision-agents 0.6.9, ``EventManager.shutdown``).
     """
-    closing: Coroutine[Any, Any, None] = agent.close()  # type: ignore[no-untyped-call]
-    await closing
+    await agent.close()
     while not getattr(agent, "closed", True):
         events = getattr(agent, "events", None)
         if getattr(events, "_closed", False):

@@ -165,6 +165,7 @@ async def admit(session: AgentSession, limits: Limits) -> None:
 
 
 def _admit(session: AgentSession, limits: Limits) -> None:
+    assert session.worker_id is not None
     slots = []
     if limits.per_worker is not None:
         slots.append(("worker", f"{session.worker_id}:{session.agent}"))

@@ -75,7 +75,7 @@ async def warm_up(agent: Agent, cache: ResourceCache) -> None:
                 error,
             )
 
-    parts = [agent.llm, agent.tts, agent.stt, agent.turn_detection, *agent.processors]
+    parts: list[Any] = [agent.llm, agent.tts, agent.stt, agent.turn_detection, *agent.processors]
     await asyncio.gather(
         _warm_up_filter(agent, cache), *(component(part) for part in parts if isinstance(part, Warmable))
     )
@@ -103,9 +103,9 @@ async def _warm_up_filter(agent: Agent, cache: ResourceCache) -> None:
             )
         else:
             return
-    from .edge.filters import EverySpeakerFilter
+    from .edge.filters import PassThroughFilter
 
-    agent._multi_speaker_filter = EverySpeakerFilter()
+    agent._multi_speaker_filter = PassThroughFilter()
 
 
 def _configuration(warmable: Any) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def test_nonsense_in_options_of_ours_is_refused_too(option: str) -> None:
 def test_a_registry_is_refused_with_the_replacement() -> None:
     with pytest.raises(TypeError, match="the database"):
         AgentLauncher(create_agent, join_call, registry=object())  # type: ignore[arg-type]
-    with pytest.raises(AttributeError, match="AgentSession.objects"):
+    with pytest.raises(AttributeError, match=r"AgentSession\.objects"):
         AgentLauncher(create_agent, join_call).registry  # type: ignore[arg-type]  # noqa: B018
 
 

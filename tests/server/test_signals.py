@@ -210,9 +210,11 @@ def test_a_port_in_use_is_one_line_that_says_the_fix(command: Command) -> None:
 
 
 def test_a_client_that_sends_half_a_request_does_not_hold_up_the_end() -> None:
-    with running(EMBEDDED["daphne"], DRAIN_TIMEOUT=0.2) as server:
-        with socket.create_connection(("127.0.0.1", server.port)) as client:
-            client.sendall(b"POST /sessions HTTP/1.1\r\nHost: localhost\r\nContent-Le")
-            server.send(signal.SIGTERM)
-            code, output = server.end()
+    with (
+        running(EMBEDDED["daphne"], DRAIN_TIMEOUT=0.2) as server,
+        socket.create_connection(("127.0.0.1", server.port)) as client,
+    ):
+        client.sendall(b"POST /sessions HTTP/1.1\r\nHost: localhost\r\nContent-Le")
+        server.send(signal.SIGTERM)
+        code, output = server.end()
     assert (code, "Traceback" in output) == (0, False), output

@@ -78,8 +78,8 @@ def add_rules(llm: ScriptedLLM) -> None:
         return f"I have no rule for that. {SCRIPTED} {ABILITIES}"
 
 
-_WORDS = "one two three four five six seven eight nine ten eleven twelve twenty".split()
-_NUMBERS = {word: str(number) for number, word in enumerate(_WORDS[:12], start=1)} | {"twenty": "20"}
+_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_NUMBERS = {word: str(number) for number, word in enumerate(_WORDS, start=1)} | {"twenty": "20"}
 
 
 async def _roll(question: Question) -> str:
