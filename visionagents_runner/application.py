@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sys
 import threading
+import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_RETRY_SECONDS = 5.0
+
 
 class AgentsApplication:
     """Routes each scope, and sees to it that the worker runs from the first of them on.
@@ -37,6 +40,7 @@ class AgentsApplication:
         """Whether the server that embeds this application starts and drains the worker itself."""
         self._application = application
         self._hooked = False
+        self._next_try = 0.0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -84,7 +88,7 @@ class AgentsApplication:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         except Exception:
-            # The rest of the project is served; the API says 503 and the first request tries again.
+            # The rest of the project is served; a later request tries again.
             logger.exception("The worker could not start")
         await send({"type": "lifespan.startup.complete"})
         while (await receive())["type"] != "lifespan.shutdown":
@@ -93,13 +97,19 @@ class AgentsApplication:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _start_worker(self) -> None:
+        """Start the worker. If that fails, the project is served all the same, and a later request tries again."""
+        if self.runner.stopped or time.monotonic() < self._next_try:
+            return
+        self._next_try = time.monotonic() + _RETRY_SECONDS
         try:
             worker = await ensure_worker(self.runner)
-        except NotReady:
+        except (NotReady, RunnerConfigurationError) as error:
+            logger.error("The worker could not start: %s", error)
             return
         except Exception:
             logger.exception("The worker could not start")
             return
+        self._next_try = 0.0
         if not self._hooked:
             self._hooked = True
             hook_into_server(self.runner, worker)

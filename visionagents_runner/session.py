@@ -88,7 +88,7 @@ class LiveSession:
         self._close_by = ""
         self._close_event = asyncio.Event()
         self._force_event = asyncio.Event()
-        self._close_write: asyncio.Task[Any] | None = None
+        self._last_write: asyncio.Task[None] | None = None
         self._stage: asyncio.Task[Any] | None = None
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -142,6 +142,10 @@ class LiveSession:
             if error is not None:
                 raise error
 
+    async def wait_ended(self) -> None:
+        """Like `wait`, but never raises."""
+        await asyncio.shield(self._ended)
+
     async def wait_started(self) -> None:
         """Wait until the agent is built and joins.
 
@@ -180,10 +184,7 @@ class LiveSession:
             self._close_reason, self._close_by, self._close_error = reason, by or reason.value, error
             self._close_event.set()
             self.status = SessionStatus.CLOSING
-            self._close_write = spawn(
-                store.persist(self.row.mark_closing, by=self._close_by, force=force),
-                name=f"agent-session-closing-{self.id}",
-            )
+            self._write(self.row.mark_closing, by=self._close_by, force=force)
             logger.info("Closing session %s: %s", self.id, by or reason.value, extra=self._extra())
             if self._stage is not None:
                 self._stage.cancel()
@@ -282,7 +283,7 @@ class LiveSession:
         await _wait(self.task, self._joined, self._close_event)
         if self._joined.is_set():
             self.joined_at = datetime.now(UTC)
-            await store.persist(self.row.mark_joined, at=self.joined_at)
+            self._write(self.row.mark_joined, at=self.joined_at)
         await self._until_stopped(self.task)
         return self._outcome_of_join()
 
@@ -332,7 +333,7 @@ class LiveSession:
         )
         self.status = SessionStatus.ACTIVE
         agent_id = str(getattr(agent, "id", ""))[:255]
-        await store.persist(self.row.mark_active, agent_id=agent_id, at=self._started_at)
+        await self._write(self.row.mark_active, agent_id=agent_id, at=self._started_at)
         if self.closing:
             self.status = SessionStatus.CLOSING
             self.task.cancel()
@@ -439,12 +440,9 @@ class LiveSession:
     async def _finish(self, reason: EndReason, error: str) -> None:
         if not self._started.done():
             self._fail_start(StartFailed("Failed to start agent", session_id=self.id))
+        self.ended_at = datetime.now(UTC)
         try:
-            if self._close_write is not None:
-                await self._close_write
-            self.ended_at = datetime.now(UTC)
-            metrics = self._last_metrics()
-            await store.persist(_end_row, self.row, reason, error, self.ended_at, metrics)
+            await self._write(_end_row, self.row, reason, error, self.ended_at, self._last_metrics())
         finally:
             self.end_reason, self.error, self.status = reason, error, reason.status
             self._on_end(self)
@@ -452,6 +450,21 @@ class LiveSession:
                 self._ended.set_result(None)
         logger.info("Session %s ended: %s", self.id, reason.value, extra=self._extra())
         await _send(session_ended, session_id=self.id, status=reason.status.value, end_reason=reason.value)
+
+    def _write(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> asyncio.Task[None]:
+        """Write to the row, after all that was asked for before, however long the database is away.
+
+        Only who needs it awaits it: an agent is closed in time also when that cannot be written down yet.
+        """
+        previous = self._last_write
+
+        async def write() -> None:
+            if previous is not None:
+                await asyncio.wait({previous})
+            await store.persist(fn, *args, **kwargs)
+
+        self._last_write = spawn(write(), name=f"agent-session-write-{self.id}")
+        return self._last_write
 
     def _last_metrics(self) -> dict[str, Any]:
         try:

@@ -190,7 +190,7 @@ class AgentWorker:
             session.request_close(by="drain", reason=reason)
         if not closing:
             return
-        ends = {spawn(session.wait(), name=f"wait-{session.id}") for session in closing}
+        ends = {spawn(session.wait_ended(), name=f"wait-{session.id}") for session in closing}
         # A session may use its close timeout twice: for join_call to end, and for the agent to close.
         patience = 2 * max(launcher.close_timeout for launcher in self.launchers.values()) + _LAST_SECONDS
         _, pending = await asyncio.wait(ends, timeout=patience)

@@ -204,3 +204,25 @@ async def test_metrics_are_kept_on_the_row_when_they_change(launch: Any) -> None
     assert first.metrics == {"llm_input_tokens__total": 0, "llm_latency_ms__avg": None}
     await the_worker()._save_metrics()
     assert (await row_of(session)).metrics_at == first.metrics_at
+
+
+async def test_an_agent_is_closed_in_time_while_the_database_is_away(launch: Any, monkeypatch: Any) -> None:
+    launcher = await launch()
+    session = await launcher.start_session("call")
+    away, joined = [True], AgentSession.mark_joined
+
+    def unreachable(self: AgentSession, *args: Any, **kwargs: Any) -> bool:
+        if away[0]:
+            raise OperationalError("the database system is shutting down")
+        return joined(self, *args, **kwargs)
+
+    monkeypatch.setattr(AgentSession, "mark_joined", unreachable)
+    await agent_of(session).joined.wait()
+    session.check_limits()
+    await launcher.close_session(session.id)
+    await until(lambda: agent_of(session).closed)
+    assert not session.finished
+    away[0] = False
+    await session.wait()
+    row = await row_of(session)
+    assert (row.end_reason, row.joined_at is not None) == ("requested", True)
