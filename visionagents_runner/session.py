@@ -442,7 +442,7 @@ class LiveSession:
             self._fail_start(StartFailed("Failed to start agent", session_id=self.id))
         self.ended_at = datetime.now(UTC)
         try:
-            await self._write(_end_row, self.row, reason, error, self.ended_at, self._last_metrics())
+            await self._write(self.row.finish, reason, error=error, at=self.ended_at, metrics=self._last_metrics())
         finally:
             self.end_reason, self.error, self.status = reason, error, reason.status
             self._on_end(self)
@@ -496,12 +496,6 @@ async def close_agent(agent: Agent) -> None:
             for handler in list(getattr(events, "_handler_tasks", ())):
                 handler.cancel()
         await asyncio.sleep(_SETTLE_STEP_SECONDS)
-
-
-def _end_row(row: AgentSession, reason: EndReason, error: str, at: datetime, metrics: dict[str, Any]) -> None:
-    if metrics:
-        AgentSession.objects.filter(pk=row.pk).update(metrics=metrics, metrics_at=at)
-    row.finish(reason, error=error, at=at)
 
 
 async def _wait(task: asyncio.Task[Any], *until: asyncio.Event, timeout: float | None = None) -> None:

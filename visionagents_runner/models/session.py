@@ -91,8 +91,12 @@ class AgentSessionQuerySet(models.QuerySet["AgentSession"]):
         at: datetime | None = None,
         data: dict[str, Any] | None = None,
         keys: Sequence[uuid.UUID] | None = None,
+        **values: Any,
     ) -> list[uuid.UUID]:
-        """Give the live ones among these their end state, once and for ever. Returns those that ended by this call."""
+        """Give the live ones among these their end state, once and for ever. Returns those that ended by this call.
+
+        ``values`` are further fields to set with it.
+        """
         return _change(
             self.live(),
             "ended",
@@ -102,26 +106,31 @@ class AgentSessionQuerySet(models.QuerySet["AgentSession"]):
             end_reason=reason,
             error=error.replace("\0", ""),
             ended_at=at or Now(),
+            **values,
         )
 
-    def request_close(self, *, force: bool = False, by: str = "", keys: Sequence[uuid.UUID] | None = None) -> int:
+    def request_close(self, *, force: bool = False, by: str = "") -> int:
         """Ask the workers of these sessions to close them. Asking again changes nothing, but may add ``force``.
 
         A queued session has no worker: it ends here and now. Returns how many requests are new.
         """
-        queued = self.filter(status=SessionStatus.QUEUED).finish(EndReason.REQUESTED, data={"by": by}, keys=keys)
-        live = self.live()
+        ended = self.filter(status=SessionStatus.QUEUED).finish(EndReason.REQUESTED, data={"by": by})
+        return len(ended) + len(self.mark_closing(force=force, by=by))
+
+    def mark_closing(
+        self, *, force: bool = False, by: str = "", keys: Sequence[uuid.UUID] | None = None
+    ) -> list[uuid.UUID]:
+        """Note that these, which workers run, are to be closed. Returns those for which that is new."""
         if force:
-            live.filter(force_close=False).update(force_close=True)
-        asked = _change(
-            live.filter(close_requested_at__isnull=True),
+            self.live().filter(force_close=False).update(force_close=True)
+        return _change(
+            self.live().filter(close_requested_at__isnull=True),
             "close_requested",
             keys=keys,
             data={"by": by, "force": force},
             close_requested_at=Now(),
             status=Case(When(status=SessionStatus.UNREACHABLE, then=F("status")), default=Value(SessionStatus.CLOSING)),
         )
-        return len(queued) + len(asked)
 
 
 class AgentSession(models.Model):
@@ -226,7 +235,7 @@ class AgentSession(models.Model):
 
     def mark_closing(self, *, by: str, force: bool = False) -> bool:
         """It is being closed, ``by`` whom or what; False if that is known already."""
-        return bool(self._self().request_close(by=by, force=force, keys=[self.pk]))
+        return bool(self._self().mark_closing(by=by, force=force, keys=[self.pk]))
 
     def finish(
         self,
@@ -234,10 +243,14 @@ class AgentSession(models.Model):
         *,
         error: str = "",
         at: datetime | None = None,
-        data: dict[str, Any] | None = None,
+        metrics: dict[str, Any] | None = None,
     ) -> bool:
-        """Give it its end state; False if it had one already, which then stays."""
-        return bool(self._self().finish(reason, error=error, at=at, data=data, keys=[self.pk]))
+        """Give it its end state; False if it had one already, which then stays.
+
+        ``at`` is when it ended (now, if None), ``metrics`` the agent's last ones.
+        """
+        values = {"metrics": metrics, "metrics_at": at or Now()} if metrics else {}
+        return bool(self._self().finish(reason, error=error, at=at, keys=[self.pk], **values))
 
     def _self(self) -> AgentSessionQuerySet:
         return AgentSession.objects.filter(pk=self.pk)

@@ -1,0 +1,153 @@
+"""The workers' admin: which processes host sessions, and which of them have gone silent."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.db.models import BooleanField, Case, Count, IntegerField, OuterRef, QuerySet, Subquery, Value, When
+from django.db.models.functions import Coalesce, Now
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from ..conf import get_settings
+from ..models import AgentSession, Worker, WorkerState
+from . import display
+from .base import ReadOnlyAdmin, silent_worker
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest, HttpResponse
+
+MOST_SESSIONS = 200
+
+
+@admin.register(Worker)
+class WorkerAdmin(ReadOnlyAdmin[Worker]):
+    list_display = ("state_mark", "host", "heartbeat", "live_sessions", "age")
+    list_display_links = ("host",)
+    list_filter = ("state",)
+    search_fields = ("hostname",)
+    search_help_text = gettext_lazy("Part of a host's name.")
+    ordering = ("-started_at",)
+    fieldsets = (
+        (None, {"fields": ("heartbeat", "live_sessions")}),
+        (gettext_lazy("Process"), {"fields": ("host", "worker_id", "boot_id", "pid_namespace", "process_started")}),
+        (gettext_lazy("Software"), {"fields": ("runner", "version")}),
+        (gettext_lazy("When"), {"fields": ("started", "stopped")}),
+    )
+    readonly_fields = (
+        "heartbeat",
+        "live_sessions",
+        "host",
+        "worker_id",
+        "started",
+        "stopped",
+    )
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        return super().changelist_view(request, {"title": _("Workers"), **(extra_context or {})})
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Worker]:
+        # Live sessions have an index of their own; a join would group the whole history.
+        live = AgentSession.objects.live().filter(worker=OuterRef("pk")).order_by().values("worker")
+        return (
+            super()
+            .get_queryset(request)
+            .annotate(
+                db_now=Now(),
+                silent=Case(When(silent_worker(), then=Value(True)), default=Value(False), output_field=BooleanField()),
+                live_count=Coalesce(
+                    Subquery(live.annotate(count=Count("pk")).values("count"), output_field=IntegerField()), 0
+                ),
+            )
+        )
+
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Worker | None = None,
+    ) -> HttpResponse:
+        if obj is not None:
+            context |= {"title": str(obj), "subtitle": None, "state": self.state_mark(obj)}
+            if self.can_see(request, AgentSession):
+                context |= self._sessions_of(obj)
+        return super().render_change_form(request, context, add, change, form_url, obj)
+
+    def _sessions_of(self, worker: Worker) -> dict[str, Any]:
+        live = AgentSession.objects.live().filter(worker=worker).select_related("started_by")
+        live = live.defer("error", "metadata", "metrics").order_by("created_at", "pk")
+        return {
+            "show_sessions": True,
+            "all_sessions_url": f"{reverse('admin:visionagents_runner_agentsession_changelist')}?worker={worker.pk}",
+            "sessions": [
+                {
+                    "url": reverse("admin:visionagents_runner_agentsession_change", args=[session.pk]),
+                    "state": display.session_state(session),
+                    "call": display.call(session),
+                    "agent": session.agent,
+                    "started_by": display.starter(session),
+                    "age": display.age(session.created_at, _now(worker)),
+                }
+                for session in live[:MOST_SESSIONS]
+            ],
+        }
+
+    @admin.display(description=gettext_lazy("state"), ordering="state")
+    def state_mark(self, worker: Worker) -> SafeString:
+        mark = display.state(f"worker-{worker.state}", worker.get_state_display())
+        if not _is_silent(worker):
+            return mark
+        title = _("No heartbeat for more than %(seconds)g s (WORKER_TTL)") % {"seconds": get_settings().WORKER_TTL}
+        return format_html("{} {}", mark, display.badge(_("stale"), title))
+
+    @admin.display(description=gettext_lazy("host and PID"), ordering="hostname")
+    def host(self, worker: Worker) -> SafeString:
+        return display.worker_name(worker)
+
+    @admin.display(description=gettext_lazy("heartbeat"), ordering="heartbeat_at")
+    def heartbeat(self, worker: Worker) -> SafeString:
+        return display.ago(worker.heartbeat_at, _now(worker))
+
+    @admin.display(description=gettext_lazy("live sessions"), ordering="live_count")
+    def live_sessions(self, worker: Worker) -> str:
+        count: int = worker.live_count  # type: ignore[attr-defined]
+        if worker.capacity is None:
+            return str(count)
+        return _("%(count)d of %(capacity)d") % {"count": count, "capacity": worker.capacity}
+
+    @admin.display(description=gettext_lazy("age"), ordering="started_at")
+    def age(self, worker: Worker) -> SafeString:
+        age = display.age(worker.started_at, _now(worker))
+        if worker.stopped_at is None:
+            return age
+        since = display.units(_now(worker) - worker.stopped_at)
+        return display.with_note(age, _("stopped %(duration)s ago") % {"duration": since})
+
+    @admin.display(description=gettext_lazy("worker id"))
+    def worker_id(self, worker: Worker) -> SafeString:
+        return display.code(str(worker.pk))
+
+    @admin.display(description=gettext_lazy("started"), ordering="started_at")
+    def started(self, worker: Worker) -> SafeString:
+        return display.moment(worker.started_at)
+
+    @admin.display(description=gettext_lazy("stopped"), ordering="stopped_at")
+    def stopped(self, worker: Worker) -> SafeString:
+        return display.moment(worker.stopped_at)
+
+
+def _is_silent(worker: Worker) -> bool:
+    return worker.state != WorkerState.STOPPED and bool(getattr(worker, "silent", False))
+
+
+def _now(worker: Worker) -> datetime:
+    now: datetime = worker.db_now  # type: ignore[attr-defined]
+    return now
