@@ -1,0 +1,20 @@
+"""The REST API, on django-ninja.
+
+`create_api` makes the API of a runner. The routers can be added to a NinjaAPI of your own; give it the errors of the
+contract by `register_error_handlers`.
+"""
+
+from .calls import router as calls_router
+from .errors import register_error_handlers
+from .factory import RunnerAPI, create_api
+from .sessions import router as sessions_router
+from .status import router as status_router
+
+__all__ = [
+    "RunnerAPI",
+    "calls_router",
+    "create_api",
+    "register_error_handlers",
+    "sessions_router",
+    "status_router",
+]

@@ -1,0 +1,148 @@
+"""``/calls``: the routes of vision-agents 0.6.9. There a session that has ended does not exist."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from math import isfinite
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from ninja import Query, Router
+
+from .. import store
+from ..exceptions import InvalidInput
+from ..identifiers import clean_call_part
+from ..permissions import Access, Action, authorize, rule_for
+from ..session import LiveSession
+from .actions import close, start
+from .bodies import parse_body
+from .errors import Unprocessable, json_response
+from .found import Found, began, find_on_call, iso
+from .listing import list_page
+from .routes import json_body, operation, runner_of
+from .schemas import CallSession, CallSessionMetrics, Filters, SessionList, StartCallSession
+from .sessions import START_ANSWERS
+
+router = Router(tags=["calls"])
+
+
+@operation(
+    router,
+    "POST",
+    "/calls/{call_id}/sessions",
+    answers={201: (CallSession, "The agent is built, and joins."), **START_ANSWERS},
+    errors=(401, 403, 413, 422),
+    body=json_body(StartCallSession.model_json_schema(), required=False),
+    summary="Start an agent on a call",
+)
+async def start_call_session(request: HttpRequest, call_id: str) -> HttpResponse:
+    """Answers when the agent is built and its join has begun."""
+    _check(call_id)
+    runner = runner_of(request)
+    if rule_for(runner, Action.START) is None:
+        access = await authorize(request, runner, Action.START, call_id=call_id)
+        body = parse_body(request, StartCallSession, default={})
+    else:
+        body = parse_body(request, StartCallSession, default={})
+        access = await authorize(request, runner, Action.START, call_id=call_id, body=body)
+    session = await start(request, runner, call_id, body, access)
+    return json_response(_describe(session), 201)
+
+
+@operation(
+    router,
+    "GET",
+    "/calls/{call_id}/sessions",
+    answers={200: (SessionList, "One page.")},
+    errors=(401, 403, 422, 503),
+    summary="List the sessions of a call",
+)
+async def list_call_sessions(request: HttpRequest, call_id: str, filters: Query[Filters]) -> HttpResponse:
+    """Of calls of any type with this id; ended ones included."""
+    _check(call_id)
+    access = await authorize(request, runner_of(request), Action.VIEW, call_id=call_id)
+    return json_response(await store.read(list_page, access, filters, call_id))
+
+
+@operation(
+    router,
+    "GET",
+    "/calls/{call_id}/sessions/{session_id}",
+    answers={200: (CallSession, "The session, while it lives.")},
+    errors=(401, 403, 404, 422, 503),
+    summary="Get a live session",
+)
+async def get_call_session(request: HttpRequest, call_id: str, session_id: str) -> HttpResponse:
+    """A session that has ended, or is on another call, is not found."""
+    found, _ = await _find(request, Action.VIEW, call_id, session_id)
+    return json_response(_describe(found))
+
+
+@operation(
+    router,
+    "GET",
+    "/calls/{call_id}/sessions/{session_id}/metrics",
+    answers={200: (CallSessionMetrics, "The agent's metrics.")},
+    errors=(401, 403, 404, 422, 503),
+    summary="Get the metrics of a live session",
+)
+async def get_call_session_metrics(request: HttpRequest, call_id: str, session_id: str) -> HttpResponse:
+    """Of this moment where this process runs the session; else what its worker wrote down a few seconds ago."""
+    found, _ = await _find(request, Action.METRICS, call_id, session_id)
+    if isinstance(found, LiveSession):
+        metrics, at = found.metrics(), iso(datetime.now(UTC))
+    else:
+        metrics, at = found.metrics, iso(found.metrics_at) or began(found)
+    measured = {name: _finite(value) for name, value in metrics.items()}
+    return json_response({**_describe(found), "metrics_generated_at": at, "metrics": measured})
+
+
+@operation(
+    router,
+    "DELETE",
+    "/calls/{call_id}/sessions/{session_id}",
+    answers={202: (None, "It closes.")},
+    errors=(401, 403, 404, 422, 503),
+    summary="Close a session",
+)
+async def close_call_session(request: HttpRequest, call_id: str, session_id: str) -> HttpResponse:
+    """The agent leaves the call at once where this process runs it."""
+    found, access = await _find(request, Action.CLOSE, call_id, session_id)
+    await close(found, access)
+    response = HttpResponse(status=202)
+    del response["Content-Type"]
+    return response
+
+
+@operation(
+    router,
+    "POST",
+    "/calls/{call_id}/sessions/{session_id}/close",
+    answers={202: (None, "It closes.")},
+    errors=(401, 403, 404, 422, 503),
+    summary="Close a session, for navigator.sendBeacon",
+)
+async def beacon_call_session(request: HttpRequest, call_id: str, session_id: str) -> HttpResponse:
+    """What DELETE does: a page that is being closed can only send a POST."""
+    return await close_call_session(request, call_id, session_id)
+
+
+async def _find(request: HttpRequest, action: Action, call_id: str, session_id: str) -> tuple[Found, Access]:
+    _check(call_id)
+    access = await authorize(request, runner_of(request), action, call_id=call_id, session_id=session_id)
+    return await find_on_call(request, call_id, session_id, access), access
+
+
+def _check(call_id: str) -> None:
+    try:
+        clean_call_part("call_id", call_id)
+    except InvalidInput as error:
+        raise Unprocessable("path", error.field, error.message) from None
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def _describe(found: Found) -> dict[str, Any]:
+    return {"session_id": str(found.id), "call_id": found.call_id, "session_started_at": began(found)}

@@ -1,0 +1,147 @@
+"""The NinjaAPI of a runner."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from copy import deepcopy
+from functools import cached_property
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from ninja import NinjaAPI
+from ninja.openapi.schema import OpenAPISchema
+
+from .. import __version__
+from ..runner import Runner
+from .calls import router as calls_router
+from .docs import LocalSwagger
+from .errors import error_response, json_response, register_error_handlers
+from .paths import Match, Matcher
+from .routes import bind
+from .schemas import NAME
+from .sessions import router as sessions_router
+from .status import router as status_router
+
+View = Callable[..., Awaitable[HttpResponse]]
+
+_DESCRIPTION = """Starts, shows and closes voice and video agents.
+
+`/sessions` are the routes of the documented Runner, `/calls` those of vision-agents 0.6.9, whose clients work
+unchanged. Errors are always `{"detail": ...}`. Ids in a path are one percent-encoded segment. Times are UTC.
+"""
+_SECURITY = {
+    "session": "The cookie of a user who is signed in to Django. Requests that change something need an Origin header "
+    "that is this server's, or one that the server lists."
+}
+_IDS = {
+    "call_id": (NAME, "The call: any text without control characters. In a path it is one percent-encoded segment."),
+    "session_id": ({}, "The session's id, a UUID."),
+}
+
+
+def create_api(runner: Runner) -> NinjaAPI:
+    """Return the default API, bound to ``runner``."""
+    return RunnerAPI(runner)
+
+
+class RunnerAPI(NinjaAPI):
+    def __init__(self, runner: Runner) -> None:
+        super().__init__(
+            title="Voice and video agents",
+            version=__version__,
+            description=_DESCRIPTION,
+            urls_namespace="visionagents_runner_api",
+            docs=LocalSwagger(),
+        )
+        self._agents = list(runner.launchers)
+        self.add_router("", sessions_router)
+        self.add_router("", calls_router)
+        self.add_router("", status_router)
+        register_error_handlers(self)
+        bind(self, runner)
+
+    def _get_urls(self) -> list[Any]:
+        # For projects that mount `runner.api.urls` themselves.
+        patterns = super()._get_urls()
+        for pattern in patterns:
+            mark(pattern.callback)
+        return patterns
+
+    def get_openapi_schema(
+        self, *, path_prefix: str | None = None, path_params: dict[str, Any] | None = None
+    ) -> OpenAPISchema:
+        schema = super().get_openapi_schema(path_prefix=path_prefix, path_params=path_params)
+        schema["components"]["securitySchemes"] = {
+            "session": {
+                "type": "apiKey",
+                "in": "cookie",
+                "name": settings.SESSION_COOKIE_NAME,
+                "description": _SECURITY["session"],
+            }
+        }
+        for operations in schema["paths"].values():
+            for operation in operations.values():
+                operation["parameters"] = [_documented(parameter) for parameter in operation["parameters"]]
+                if "requestBody" in operation:
+                    operation["requestBody"] = self._with_agents(operation["requestBody"])
+                if 401 in operation["responses"]:
+                    # The empty one: a local request, or a server whose own rule lets it in.
+                    operation["security"] = [{"session": []}, {}]
+        return schema
+
+    def _with_agents(self, body: dict[str, Any]) -> dict[str, Any]:
+        body = deepcopy(body)  # the original is every API's
+        properties = body["content"]["application/json"]["schema"]["properties"]
+        description = properties["agent"]["description"]
+        properties["agent"] = {"enum": [*self._agents, None], "default": None, "description": description}
+        return body
+
+    @cached_property
+    def _views(self) -> dict[str, View]:
+        """The view of each route, by the route."""
+        views: dict[str, View] = {}
+        patterns: list[Any] = self.urls[0]
+        for pattern in patterns:
+            route = str(pattern.pattern).replace("<", "{").replace(">", "}")
+            if pattern.name not in {"openapi-json", "openapi-view", "api-root"}:
+                views[route.strip("/")] = pattern.callback
+        return views
+
+    @cached_property
+    def matcher(self) -> Matcher:
+        return Matcher(self._views)
+
+    def view_of(self, match: Match) -> View:
+        return self._views[match.route]
+
+    async def respond(self, request: HttpRequest, match: Match) -> HttpResponse:
+        """Return the answer; whatever happens, there is one."""
+        try:
+            response = await self._views[match.route](request, **match.parameters)
+        except Exception as error:
+            return error_response(request, error)
+        if response.status_code == 405:
+            allowed = ", ".join(sorted(set(response["Allow"].split(", "))))
+            return json_response({"detail": f"{request.method} is not allowed here"}, 405, {"Allow": allowed})
+        return response
+
+
+def _documented(parameter: dict[str, Any]) -> dict[str, Any]:
+    """Say what ids may hold, and that a filter is left out rather than null."""
+    schema = parameter["schema"]
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    if len(kinds) == 1:
+        schema = {**kinds[0], **{key: value for key, value in schema.items() if key != "anyOf"}}
+    if parameter["name"] in _IDS:
+        more, text = _IDS[parameter["name"]]
+        return {**parameter, "schema": {**schema, **more}, "description": text}
+    return {**parameter, "schema": schema}
+
+
+def mark(view: Any) -> None:
+    """Keep the host's middleware from treating a view of the API as a page."""
+    view.csrf_exempt = True  # the Origin is checked where a cookie counts
+    view.login_required = False  # LoginRequiredMiddleware would redirect
+    # ATOMIC_REQUESTS would make async views fail, on any of the databases.
+    view._non_atomic_requests = set(settings.DATABASES)

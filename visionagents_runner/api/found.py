@@ -1,0 +1,104 @@
+"""Finding a session: in memory where it runs in this process, else its row."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+from django.http import HttpRequest
+
+from .. import store
+from ..models import AgentSession
+from ..permissions import Access
+from ..session import LiveSession
+from ..worker import current_worker
+from .errors import session_not_found
+from .paths import scope_of
+
+Found: TypeAlias = LiveSession | AgentSession
+
+
+def live_session(request: HttpRequest, session_id: str) -> LiveSession | None:
+    """Return the session if this process runs it. Neither a query nor a thread is needed."""
+    worker = current_worker()
+    # Under WSGI the request has an event loop of its own, not the session's.
+    if worker is None or scope_of(request) is None:
+        return None
+    session = worker.get_session(session_id)
+    return None if session is None or session.finished else session
+
+
+async def find(request: HttpRequest, session_id: str) -> Found | None:
+    """Return a session, ended or not, by its id as the client wrote it."""
+    if (session := live_session(request, session_id)) is not None:
+        return session
+    try:
+        key = uuid.UUID(session_id)
+    except ValueError:
+        return None
+    if str(key) != session_id.lower():  # braces, "urn:uuid:" and the like
+        return None
+    return live_session(request, str(key)) or await store.get_session(key)
+
+
+async def find_visible(request: HttpRequest, session_id: str, access: Access) -> Found:
+    """Return a session that ``access`` may see.
+
+    Raises:
+        APIError: 404, alike for a session that they may not see and for one that does not exist.
+    """
+    found = await find(request, session_id)
+    if found is None or not access.sees(found.started_by_id):
+        raise session_not_found(session_id)
+    return found
+
+
+async def find_on_call(request: HttpRequest, call_id: str, session_id: str, access: Access) -> Found:
+    """Like `find_visible`, but only a session on that call that has not ended.
+
+    Raises:
+        APIError: 404.
+    """
+    found = await find_visible(request, session_id, access)
+    if found.call_id != call_id or found.ended_at is not None:
+        raise session_not_found(session_id)
+    return found
+
+
+async def call_of(request: HttpRequest, session_id: str) -> str | None:
+    found = await find(request, session_id)
+    return None if found is None else found.call_id
+
+
+def describe(found: Found) -> dict[str, Any]:
+    """Return the keys of `schemas.SessionInfo`."""
+    if isinstance(found, LiveSession):
+        agent = found.agent_name
+        # In memory the time falls back to when it was asked for.
+        started_at = None if found.task is None else found.started_at
+    else:
+        agent, started_at = found.agent, found.started_at
+    return {
+        "session_id": str(found.id),
+        "call_id": found.call_id,
+        "call_type": found.call_type,
+        "agent": agent,
+        "status": str(found.status),
+        "end_reason": str(found.end_reason) if found.end_reason else None,
+        "created_at": iso(found.created_at),
+        "started_at": iso(started_at),
+        "joined_at": iso(found.joined_at),
+        "ended_at": iso(found.ended_at),
+    }
+
+
+def began(found: Found) -> str | None:
+    """Return when the agent began to join, or, before that, when it was asked for: in /calls it is never null."""
+    return iso(found.started_at or found.created_at)
+
+
+def iso(moment: datetime | None) -> str | None:
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"

@@ -1,0 +1,171 @@
+"""What goes in and out, as OpenAPI documents it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, get_args
+
+import pydantic
+from ninja import Schema
+from pydantic import Field
+
+from ..identifiers import MAX_ID_LENGTH, MAX_METADATA_BYTES
+from ..models import EndReason, SessionStatus
+
+Status = Literal["queued", "starting", "active", "closing", "unreachable", "closed", "failed", "lost"]
+Reason = Literal[
+    "finished",
+    "requested",
+    "idle",
+    "max_duration",
+    "drained",
+    "cancelled",
+    "create_failed",
+    "join_failed",
+    "error",
+    "worker_lost",
+]
+# Written out because an enumeration would be a reference, and ninja documents no references as parameters.
+assert set(get_args(Status)) == set(SessionStatus.values)
+assert set(get_args(Reason)) == set(EndReason.values)
+
+MAX_LIMIT = 200
+
+# A name of a call: no control characters, and neither "." nor "..". Surrogates, which JSON Schema's patterns cannot
+# exclude alike everywhere, are refused too.
+_NAME_PATTERN = r"^(?!\.\.?$)[^\u0000-\u001f\u007f-\u009f]+$"
+NAME: dict[str, Any] = {"minLength": 1, "maxLength": MAX_ID_LENGTH, "pattern": _NAME_PATTERN}
+
+Name = Annotated[str, Field(json_schema_extra=NAME)]
+Time = Annotated[datetime, Field(description="UTC, ISO 8601, with Z.")]
+SessionId = Annotated[str, Field(description="The session's id, a UUID.")]
+
+
+# Requests. Keys that are not known are ignored.
+
+
+class StartCallSession(pydantic.BaseModel):
+    """Starts an agent on the call that the path names."""
+
+    call_type: Name = Field("default", description="The type of the call; what it means is the edge's business.")
+    agent: str | None = Field(
+        None, min_length=1, max_length=100, description="Which of the server's agents; the first one if left out."
+    )
+    metadata: dict[str, Any] | None = Field(
+        None,
+        description="Any JSON object: kept with the session, and handed to the agent. "
+        f"At most {MAX_METADATA_BYTES} bytes, without NUL.",
+    )
+
+
+class StartSession(StartCallSession):
+    """Starts an agent on a call."""
+
+    call_id: Name = Field(description="The call that the agent joins.")
+
+
+# Answers. Later versions may add keys.
+
+
+class SessionInfo(Schema):
+    session_id: SessionId
+    call_id: str
+    call_type: str
+    agent: str
+    status: Status = Field(description="closed, failed and lost are final.")
+    end_reason: Reason | None = Field(description="Why it ended; null while it lives.")
+    created_at: Time = Field(description="When it was asked for.")
+    started_at: Time | None = Field(description="When the agent was built and its join began.")
+    joined_at: Time | None = Field(description="When the agent was on the call.")
+    ended_at: Time | None
+
+
+class SessionDetail(SessionInfo):
+    metadata: dict[str, Any]
+
+
+class SessionStarted(SessionDetail):
+    started_at: Time = Field(description="When the agent was built and its join began.")
+
+
+class SessionList(Schema):
+    items: list[SessionInfo] = Field(description="Newest first.")
+    next: str | None = Field(description="Give it as `cursor` to get the following page; null on the last page.")
+
+
+class Success(Schema):
+    success: Literal[True]
+
+
+class CallSession(Schema):
+    session_id: SessionId
+    call_id: str
+    session_started_at: Time
+
+
+class CallSessionMetrics(CallSession):
+    metrics_generated_at: Time
+    metrics: dict[str, int | float | None] = Field(description="The agent's metrics by name; null is not measured yet.")
+
+
+class Health(Schema):
+    status: Literal["healthy"]
+    warmed_up: bool
+    running: bool
+
+
+class Ready(Schema):
+    status: Literal["ready"]
+
+
+class AgentMetrics(Schema):
+    active_sessions: int
+    sessions_by_status: dict[str, int]
+    total_sessions_started: int
+    max_concurrent_sessions: int | None
+    warmed_up: bool
+
+
+class Metrics(Schema):
+    """Of this process alone; every worker has its own."""
+
+    active_sessions: int = Field(description="Sessions that this process runs, those that start or close included.")
+    total_sessions_started: int = Field(description="Since this process began.")
+    warmed_up: bool
+    running: bool
+    draining: bool
+    agents: dict[str, AgentMetrics]
+
+
+class Error(Schema):
+    detail: str
+
+
+class StartError(Error):
+    session_id: str | None = Field(None, description="The session that failed, if there is one.")
+
+
+class Problem(Schema):
+    type: str
+    loc: list[str | int] = Field(description="Where: path, query or body, and the field.")
+    msg: str
+
+
+class Problems(Schema):
+    detail: list[Problem]
+
+
+# Parameters
+
+
+class Filters(Schema):
+    """Which sessions to list."""
+
+    status: Status | None = None
+    agent: str | None = Field(None, json_schema_extra={"maxLength": 100})
+    limit: int = Field(50, ge=1, le=MAX_LIMIT, description="Size of a page.")
+    cursor: str | None = Field(None, description="`next` of the page before.")
+
+
+class AllFilters(Filters):
+    call_id: str | None = Field(None, description="Of any call type.", json_schema_extra=NAME)

@@ -1,0 +1,170 @@
+"""``/health``, ``/ready`` and ``/metrics``: of this process, from memory, without a database."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from ninja import Router
+
+from ..permissions import Action, authorize
+from ..runner import Runner
+from ..session import LiveSession
+from ..worker import AgentWorker, current_worker
+from .errors import NOT_READY, APIError, json_response
+from .routes import operation, runner_of
+from .schemas import Error, Health, Metrics, Ready
+
+router = Router(tags=["status"])
+
+_OPENMETRICS = "application/openmetrics-text"
+
+
+@operation(router, "GET", "/health", answers={200: (Health, "The process lives.")}, summary="Liveness")
+async def health(request: HttpRequest) -> HttpResponse:
+    """Public. Answers while the process lives, whether it takes sessions or not."""
+    worker = current_worker()
+    return json_response(
+        {
+            "status": "healthy",
+            "warmed_up": worker is not None and worker.warmed_up,
+            "running": worker is not None and worker.running,
+        }
+    )
+
+
+@operation(
+    router,
+    "GET",
+    "/ready",
+    answers={200: (Ready, "It takes new sessions."), 503: (Error, "It warms up, drains or has stopped.")},
+    summary="Readiness",
+)
+async def ready(request: HttpRequest) -> HttpResponse:
+    """Public. For load balancers: whether new sessions should come here."""
+    worker = current_worker()
+    if worker is None:
+        raise APIError(503, NOT_READY, headers={"Retry-After": "5"})
+    if (reason := worker.not_ready_reason()) is not None:
+        raise APIError(503, NOT_READY, headers={"Retry-After": str(reason.retry_after)})
+    return json_response({"status": "ready"})
+
+
+@operation(
+    router,
+    "GET",
+    "/metrics",
+    answers={200: (Metrics, "JSON, or the Prometheus exposition to a client that prefers text.")},
+    errors=(401, 403),
+    texts={"text/plain": "Prometheus' text format.", _OPENMETRICS: "OpenMetrics."},
+    summary="Metrics of this worker",
+)
+async def metrics(request: HttpRequest) -> HttpResponse:
+    """JSON unless `Accept` prefers `text/plain` or `application/openmetrics-text`, as Prometheus does."""
+    runner = runner_of(request)
+    await authorize(request, runner, Action.METRICS)
+    numbers = _measure(runner, current_worker())
+    kind = preferred_type(request.headers.get("Accept", ""))
+    if kind == "application/json":
+        response = json_response(numbers)
+    elif kind == _OPENMETRICS:
+        content_type = f"{_OPENMETRICS}; version=1.0.0; charset=utf-8"
+        response = HttpResponse(exposition(numbers, openmetrics=True), content_type=content_type)
+    else:
+        response = HttpResponse(exposition(numbers), content_type="text/plain; version=0.0.4; charset=utf-8")
+    response["Vary"] = "Accept"
+    return response
+
+
+def _measure(runner: Runner, worker: AgentWorker | None) -> dict[str, Any]:
+    """Return `schemas.Metrics`."""
+    agents = {}
+    for name, launcher in runner.launchers.items():
+        sessions: list[LiveSession] = list(launcher.sessions.values())
+        agents[name] = {
+            "active_sessions": len(sessions),
+            "sessions_by_status": dict(Counter(str(session.status) for session in sessions)),
+            "total_sessions_started": launcher.total_started,
+            "max_concurrent_sessions": launcher.max_concurrent_sessions,
+            "warmed_up": launcher.warmed_up,
+        }
+    return {
+        "active_sessions": sum(agent["active_sessions"] for agent in agents.values()),
+        "total_sessions_started": sum(agent["total_sessions_started"] for agent in agents.values()),
+        "warmed_up": worker is not None and worker.warmed_up,
+        "running": worker is not None and worker.running,
+        "draining": worker is not None and worker.draining,
+        "agents": agents,
+    }
+
+
+def preferred_type(accept: str) -> str:
+    """Return which of application/json, text/plain and OpenMetrics an Accept header prefers; JSON if it is alike."""
+    offered = {"application/json": -1.0, "text/plain": -1.0, _OPENMETRICS: -1.0}
+    precision = dict.fromkeys(offered, -1)
+    for item in accept.split(","):
+        kind, *parameters = (part.strip().lower() for part in item.split(";"))
+        quality = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    quality = float(parameter[2:])
+                except ValueError:
+                    quality = 0.0
+        for candidate in offered:
+            ranges = ("*/*", candidate.partition("/")[0] + "/*", candidate)
+            if kind in ranges and ranges.index(kind) >= precision[candidate]:
+                precision[candidate] = ranges.index(kind)
+                offered[candidate] = quality
+    best = max(offered, key=lambda candidate: offered[candidate])
+    return best if offered[best] > 0 else "application/json"
+
+
+def exposition(numbers: dict[str, Any], *, openmetrics: bool = False) -> str:
+    """Return `schemas.Metrics` in Prometheus' text format, or in OpenMetrics'."""
+    lines: list[str] = []
+    for name, kind, text, samples in _families(numbers):
+        family = f"visionagents_{name}"
+        # Prometheus' own format names the counter in full; OpenMetrics names the family.
+        suffix = "_total" if kind == "counter" else ""
+        header = family if openmetrics else family + suffix
+        lines += [f"# HELP {header} {text}", f"# TYPE {header} {kind}"]
+        lines += [f"{family}{suffix}{_labels(labels)} {value}" for labels, value in samples]
+    if openmetrics:
+        lines.append("# EOF")
+    return "\n".join(lines) + "\n"
+
+
+def _families(numbers: dict[str, Any]) -> Iterator[tuple[str, str, str, list[tuple[dict[str, str], int]]]]:
+    agents: dict[str, dict[str, Any]] = numbers["agents"]
+    statuses = ("starting", "active", "closing")
+    yield (
+        "sessions",
+        "gauge",
+        "Sessions that this process runs, by agent and status.",
+        [
+            ({"agent": name, "status": status}, agent["sessions_by_status"].get(status, 0))
+            for name, agent in agents.items()
+            for status in statuses
+        ],
+    )
+    limited = [
+        ({"agent": name}, agent["max_concurrent_sessions"])
+        for name, agent in agents.items()
+        if agent["max_concurrent_sessions"] is not None
+    ]
+    if limited:
+        yield "sessions_limit", "gauge", "Most sessions of an agent on this process.", limited
+    started = [({"agent": name}, agent["total_sessions_started"]) for name, agent in agents.items()]
+    yield "sessions_started", "counter", "Sessions that this process has started.", started
+    warm = [({"agent": name}, int(agent["warmed_up"])) for name, agent in agents.items()]
+    yield "warmed_up", "gauge", "Whether the agent is warmed up.", warm
+    yield "running", "gauge", "Whether the worker runs.", [({}, int(numbers["running"]))]
+    yield "draining", "gauge", "Whether the worker drains.", [({}, int(numbers["draining"]))]
+
+
+def _labels(labels: dict[str, str]) -> str:
+    # Names of agents are letters, digits, "-", "_" and ".": nothing to escape.
+    return "{" + ",".join(f'{name}="{value}"' for name, value in labels.items()) + "}" if labels else ""

@@ -1,0 +1,434 @@
+"""The lean mount: the API straight on ASGI, without the host's middleware, request signals or a thread per request.
+
+A read from memory costs the event loop, which carries the audio of every call, a tenth of what it costs through
+Django's handler. It serves exactly the paths that ``include("visionagents_runner.urls")`` serves; the docs page and
+everything else are Django's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
+from contextlib import aclosing
+from functools import cached_property
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from asgiref.sync import ThreadSensitiveContext, iscoroutinefunction
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured, MiddlewareNotUsed
+from django.core.handlers.asgi import ASGIRequest, get_script_prefix
+from django.core.handlers.base import BaseHandler
+from django.http import HttpRequest, HttpResponse, QueryDict, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.urls import Resolver404, URLResolver, get_resolver, set_script_prefix
+from django.urls.resolvers import RegexPattern, RoutePattern
+from django.utils.http import parse_header_parameters
+from django.utils.module_loading import import_string
+
+from .conf import get_settings
+
+if TYPE_CHECKING:
+    from .api.factory import RunnerAPI
+    from .api.paths import Match
+    from .runner import Runner
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Mapping[str, Any]]]
+Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
+
+_MATCH = "visionagents_runner.match"
+_BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+_UUID_LENGTH = 36
+
+
+def lean_api(runner: Runner) -> LeanAPI | None:
+    """Return the lean mount of ``runner``, or None where the API is served through Django alone.
+
+    That is where the setting says so, or leaves it to the middleware and there is some that is not Django's; and for
+    ``ServeOptions(api=...)``, a NinjaAPI of the project's own that may rely on middleware.
+    """
+    if runner.options.api is not None:
+        return None
+    wanted = get_settings().LEAN_API
+    if wanted == "auto":
+        wanted = not foreign_middleware()
+    return LeanAPI(runner) if wanted else None
+
+
+def foreign_middleware() -> list[str]:
+    """Return the middleware of the project that is neither Django's nor named in API_MIDDLEWARE.
+
+    It might guard something, so the API does not run around it unless told to.
+    """
+    known = get_settings().API_MIDDLEWARE
+    return [path for path in settings.MIDDLEWARE if not path.startswith("django.") and path not in known]
+
+
+class LeanAPI:
+    """An ASGI application for the API's paths of a project's URLconf.
+
+    Args:
+        prefixes: Paths under which it answers, such as ``"/agents/"``; found in the URLconf if None.
+    """
+
+    def __init__(self, runner: Runner, *, prefixes: Iterable[str] | None = None) -> None:
+        from .api.factory import RunnerAPI
+
+        api = runner.api
+        if not isinstance(api, RunnerAPI):
+            raise TypeError("The lean mount serves the default API; one given by ServeOptions(api=...) needs Django")
+        self._api: RunnerAPI = api
+        self._given = None if prefixes is None else tuple(prefixes)
+        self._chain = _Middleware(get_settings().API_MIDDLEWARE, api) if get_settings().API_MIDDLEWARE else None
+        self._app: ASGIApp = self._serve
+        if runner.options.cors_allow_origins:
+            self._app = _cors(self._serve, runner)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if _MATCH not in scope and not self.matches(scope):
+            await _send_response(send, self._not_found())
+            return
+        await self._app(scope, receive, send)
+
+    def matches(self, scope: Scope) -> bool:
+        """Whether this request is for the API. It leaves a note in the scope, so that nobody looks twice."""
+        match = self._match(scope)
+        if match is None:
+            return False
+        scope[_MATCH] = match
+        return True
+
+    # Paths
+
+    def _match(self, scope: Scope) -> Match | None:
+        raw = scope.get("raw_path")
+        if raw is None:
+            from .api.paths import encode_path
+
+            raw = encode_path(scope["path"])
+        raw = raw.partition(b"?")[0]
+        script = settings.FORCE_SCRIPT_NAME or scope.get("root_path")
+        if script:
+            raw = raw.removeprefix(script.encode())
+        for prefix, routes in self._mounts:
+            if raw.startswith(prefix):
+                match = self._api.matcher.match(raw[len(prefix) :])
+                if match is not None and match.route in routes and _is_certain(match):
+                    return None if _wants_redirect(scope) else match
+        return None
+
+    @cached_property
+    def _mounts(self) -> list[tuple[bytes, frozenset[str]]]:
+        """Encoded prefixes, each with the routes that Django would give to this API."""
+        from .api.paths import encode_path
+
+        routes = frozenset(self._api.matcher.routes)
+        if self._given is not None:
+            return [(encode_path(prefix), routes) for prefix in self._given]
+        found = {
+            prefix: frozenset(route for route in routes if _is_ours(prefix, route)) for prefix in included_prefixes()
+        }
+        return [(encode_path("/" + prefix), ours) for prefix, ours in found.items() if ours]
+
+    # Answering
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from .api.errors import error_response
+
+        match: Match = scope[_MATCH]
+        request = LeanRequest(scope)
+        try:
+            request.check()
+            if request.method not in _BODILESS:
+                body = await _read_body(scope, receive)
+                if body is None:
+                    return
+                request._body = body
+            if request.script_name:
+                set_script_prefix(request.script_name)
+            if self._chain is None:
+                response: HttpResponseBase = await self._api.respond(request, match)
+            else:
+                response = await self._chain.respond(request, match)
+        except Exception as error:
+            response = error_response(request, error)
+        await _send_response(send, response, head=request.method == "HEAD")
+
+    @staticmethod
+    def _not_found() -> HttpResponse:
+        from .api.errors import json_response
+
+        return json_response({"detail": "Not Found"}, 404)
+
+
+class LeanRequest(ASGIRequest):
+    """Django's request, which makes its META, its headers and all that comes from them only when somebody looks."""
+
+    _body: bytes
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.method = scope["method"].upper()
+        self.path = scope["path"]
+        self.script_name = get_script_prefix(scope)
+        self.path_info = self.path.removeprefix(self.script_name) if self.script_name else self.path
+        self.resolver_match = None
+        self._post_parse_error = False
+        self._read_started = False
+        self._body = b""
+
+    def check(self) -> None:
+        """Refuse what Django's handler and its common middleware would refuse.
+
+        Raises:
+            DisallowedHost: the Host is not in ALLOWED_HOSTS.
+            APIError: 400, the query string is not UTF-8.
+        """
+        self.get_host()
+        query = self.scope.get("query_string", b"")
+        if query and not query.isascii():
+            from .api.errors import APIError
+
+            try:
+                query.decode()
+            except UnicodeDecodeError:
+                raise APIError(400, "The query string is not UTF-8") from None
+
+    def _get_raw_host(self) -> str:
+        if not settings.USE_X_FORWARDED_HOST:
+            hosts = [value for name, value in self.scope["headers"] if name == b"host"]
+            if len(hosts) == 1:
+                return str(hosts[0], "latin1")
+        return str(super()._get_raw_host())  # type: ignore[misc]
+
+    @cached_property
+    def META(self) -> dict[str, Any]:  # type: ignore[override]
+        meta = ASGIRequest(self.scope, BytesIO()).META
+        self._set_content_type_params(meta)  # type: ignore[attr-defined]
+        return meta
+
+    @cached_property
+    def content_type(self) -> str:  # type: ignore[override]
+        return parse_header_parameters(self.META.get("CONTENT_TYPE", ""))[0]
+
+    @cached_property
+    def content_params(self) -> dict[str, str]:  # type: ignore[override]
+        return parse_header_parameters(self.META.get("CONTENT_TYPE", ""))[1]
+
+    @cached_property
+    def GET(self) -> QueryDict:  # type: ignore[override]
+        return QueryDict(self.scope.get("query_string", b""))
+
+    @cached_property
+    def _stream(self) -> BytesIO:  # type: ignore[override]
+        return BytesIO(self._body)
+
+
+class _Middleware(BaseHandler):
+    """The middleware of API_MIDDLEWARE, outermost first, around the views; adapted between sync and async as Django
+    does it. Their ``process_view`` runs; ``process_exception`` does not, since views of the API raise nothing.
+    """
+
+    def __init__(self, paths: Sequence[str], api: RunnerAPI) -> None:
+        super().__init__()
+        self._api = api
+        self._before_view: list[Callable[..., Awaitable[HttpResponseBase | None]]] = []
+        self._threads = False
+        handler: Any = self._view
+        is_async = True
+        for path in reversed(paths):
+            handler, is_async = self._wrap(path, handler, is_async)
+        self._handler: Callable[[HttpRequest], Awaitable[HttpResponseBase]] = self._adapt(True, handler, is_async)
+
+    async def respond(self, request: LeanRequest, match: Match) -> HttpResponseBase:
+        if not self._threads:
+            return await self._handler(request)
+        # Sync middleware of one request must not wait for that of another.
+        async with ThreadSensitiveContext():
+            return await self._handler(request)
+
+    async def _view(self, request: Any) -> HttpResponseBase:
+        match: Match = request.scope[_MATCH]
+        view = self._api.view_of(match)
+        for process_view in self._before_view:
+            response = await process_view(request, view, (), dict(match.parameters))
+            if response is not None:
+                return response
+        return await self._api.respond(request, match)
+
+    def _wrap(self, path: str, handler: Any, handler_is_async: bool) -> tuple[Any, bool]:
+        try:
+            factory = import_string(path)
+        except ImportError as error:
+            raise ImproperlyConfigured(f"API_MIDDLEWARE names {path}, which cannot be imported: {error}") from error
+        can_sync = getattr(factory, "sync_capable", True)
+        can_async = getattr(factory, "async_capable", False)
+        if not can_sync and not can_async:
+            raise ImproperlyConfigured(f"{path} must be capable of sync or of async")
+        is_async = can_async and (handler_is_async or not can_sync)
+        adapted = self._adapt(is_async, handler, handler_is_async)
+        try:
+            middleware = factory(adapted)
+        except MiddlewareNotUsed:
+            return handler, handler_is_async
+        if middleware is None:
+            raise ImproperlyConfigured(f"The middleware factory {path} returned None")
+        if hasattr(middleware, "process_view"):
+            self._before_view.insert(0, self._adapt(True, middleware.process_view))
+        return _answering(middleware, is_async), is_async
+
+    def _adapt(self, to_async: bool, method: Any, is_async: bool | None = None) -> Any:
+        if is_async is None:
+            is_async = iscoroutinefunction(method)
+        if to_async != is_async:
+            self._threads = True
+        return self.adapt_method_mode(to_async, method, is_async)
+
+
+def _answering(middleware: Any, is_async: bool) -> Any:
+    """Have ``middleware`` answer what it raises, in JSON."""
+    from .api.errors import error_response
+
+    if is_async:
+
+        async def answer_async(request: HttpRequest) -> HttpResponseBase:
+            try:
+                return await middleware(request)  # type: ignore[no-any-return]
+            except Exception as error:
+                return error_response(request, error)
+
+        return answer_async
+
+    def answer(request: HttpRequest) -> HttpResponseBase:
+        try:
+            return middleware(request)  # type: ignore[no-any-return]
+        except Exception as error:
+            return error_response(request, error)
+
+    return answer
+
+
+def _cors(app: ASGIApp, runner: Runner) -> ASGIApp:
+    from starlette.middleware.cors import CORSMiddleware
+    from starlette.responses import JSONResponse, Response
+
+    class JSONCORSMiddleware(CORSMiddleware):
+        def preflight_response(self, request_headers: Any) -> Response:
+            response = super().preflight_response(request_headers)
+            if response.status_code == 200:
+                return response
+            headers = {k: v for k, v in response.headers.items() if k not in {"content-length", "content-type"}}
+            return JSONResponse({"detail": bytes(response.body).decode()}, response.status_code, headers)
+
+    options = runner.options
+    return JSONCORSMiddleware(
+        app,
+        allow_origins=list(options.cors_allow_origins),
+        allow_methods=list(options.cors_allow_methods),
+        allow_headers=list(options.cors_allow_headers),
+        allow_credentials=options.cors_allow_credentials,
+        expose_headers=["Retry-After"],
+    )
+
+
+async def _read_body(scope: Scope, receive: Receive) -> bytes | None:
+    """Return the body; None if the client went away while it sent it.
+
+    Raises:
+        APIError: 413, as soon as it is known to be too large.
+    """
+    from .api.bodies import check_length, too_large
+
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            check_length(value.decode("latin1"))
+    limit = get_settings().MAX_BODY_BYTES
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise too_large(limit)
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+async def _send_response(send: Send, response: HttpResponseBase, *, head: bool = False) -> None:
+    headers = [(name.encode("ascii"), value.encode("latin1")) for name, value in response.items()]
+    headers += [(b"Set-Cookie", cookie.OutputString().encode("ascii")) for cookie in response.cookies.values()]
+    if not response.has_header("X-Content-Type-Options"):
+        headers.append((b"X-Content-Type-Options", b"nosniff"))
+    if isinstance(response, HttpResponse):
+        body = response.content
+        if not response.has_header("Content-Length"):
+            headers.append((b"Content-Length", str(len(body)).encode()))
+        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if head else body})
+        return
+    assert isinstance(response, StreamingHttpResponse)
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+    async with aclosing(aiter(response)) as parts:  # type: ignore[type-var]
+        async for part in parts:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+# The URLconf
+
+
+def included_prefixes() -> list[str]:
+    """Return the fixed prefixes, such as ``"agents/"``, under which the project's URLconf includes this API.
+
+    One that depends on the request (a parameter, a language) is left out: there Django serves it.
+    """
+    from . import urls
+
+    found: list[str] = []
+
+    def look(resolver: URLResolver, prefix: str) -> None:
+        if resolver.urlconf_module is urls:
+            found.append(prefix)
+            return
+        for child in resolver.url_patterns:
+            if isinstance(child, URLResolver) and (part := _fixed_part(child.pattern)) is not None:
+                look(child, prefix + part)
+
+    look(get_resolver(), "")
+    return list(dict.fromkeys(found))
+
+
+def _fixed_part(pattern: Any) -> str | None:
+    if isinstance(pattern, RoutePattern):
+        route = str(pattern)
+        return None if "<" in route else route
+    if isinstance(pattern, RegexPattern) and str(pattern) in {"", "^", "^/"}:
+        return ""
+    return None
+
+
+def _is_ours(prefix: str, route: str) -> bool:
+    """Whether Django gives this route to the API itself: not to a pattern before it, nor to a view around it."""
+    from . import urls
+
+    sample = "/".join("0" * _UUID_LENGTH if part.startswith("{") else part for part in route.split("/"))
+    try:
+        found = get_resolver().resolve(f"/{prefix}{sample}").func
+    except Resolver404:
+        return False
+    return any(found is getattr(pattern, "callback", None) for pattern in urls.urlpatterns)
+
+
+def _is_certain(match: Match) -> bool:
+    """Whether the project can have meant no page of its own: one beside the API may be called ``sessions/archive/``."""
+    return match.route != "sessions/{session_id}" or len(match.parameters["session_id"]) == _UUID_LENGTH
+
+
+def _wants_redirect(scope: Scope) -> bool:
+    """Whether Django's SecurityMiddleware would send this request to HTTPS."""
+    return bool(settings.SECURE_SSL_REDIRECT) and not LeanRequest(scope).is_secure()
