@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 SETTING = "VISIONAGENTS_RUNNER"
@@ -73,7 +74,10 @@ def get_settings() -> RunnerSettings:
 
 
 def _raw() -> dict[str, Any]:
-    return getattr(settings, SETTING, None) or {}
+    raw = getattr(settings, SETTING, None) or {}
+    if not isinstance(raw, dict):
+        raise ImproperlyConfigured(f"{SETTING} must be a dict, not a {type(raw).__name__}")
+    return raw
 
 
 def _frozen(value: Any) -> Any:

@@ -11,6 +11,7 @@ from .exceptions import InvalidInput
 
 MAX_ID_LENGTH = 255
 MAX_METADATA_BYTES = 16 * 1024
+MAX_METADATA_DEPTH = 32
 
 
 def clean_call_part(field: str, value: Any) -> str:
@@ -42,7 +43,8 @@ def clean_call_part(field: str, value: Any) -> str:
 def clean_metadata(value: Any) -> dict[str, Any]:
     """Return ``value`` (None stands for empty) if it may be a session's metadata.
 
-    That is a JSON object of at most 16 KB without NUL and lone surrogates, which PostgreSQL's jsonb refuses.
+    That is a JSON object of at most 16 KB and 32 levels (MariaDB takes no more) without NUL and lone surrogates, which
+    PostgreSQL's jsonb refuses.
 
     Raises:
         InvalidInput: with the reason.
@@ -51,12 +53,12 @@ def clean_metadata(value: Any) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise InvalidInput("metadata", f"must be a JSON object, not {type(value).__name__}")
+    if _deeper_than(value, MAX_METADATA_DEPTH):
+        raise InvalidInput("metadata", f"must not be nested more than {MAX_METADATA_DEPTH} levels deep")
     try:
         encoded = json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
         raise InvalidInput("metadata", "must be valid Unicode: it contains a lone surrogate") from None
-    except RecursionError:
-        raise InvalidInput("metadata", "is nested too deeply") from None
     except (TypeError, ValueError) as error:
         raise InvalidInput("metadata", f"must be JSON: {error}") from None
     if len(encoded) > MAX_METADATA_BYTES:
@@ -69,6 +71,14 @@ def clean_metadata(value: Any) -> dict[str, Any]:
 def call_key(call_type: str, call_id: str) -> str:
     """Return a hash of a call: of one length and alphabet, so that it can name a row or a channel group."""
     return hashlib.sha256(f"{call_type}\0{call_id}".encode()).hexdigest()
+
+
+def _deeper_than(value: Any, levels: int) -> bool:
+    if not isinstance(value, (dict, list, tuple)):
+        return False
+    if levels == 0:
+        return True
+    return any(_deeper_than(item, levels - 1) for item in (value.values() if isinstance(value, dict) else value))
 
 
 def _has_nul(value: Any) -> bool:

@@ -165,10 +165,11 @@ async def admit(session: AgentSession, limits: Limits) -> None:
 
 
 def _admit(session: AgentSession, limits: Limits) -> None:
-    assert session.worker_id is not None
+    worker_id = session.worker_id
+    assert worker_id is not None
     slots = []
     if limits.per_worker is not None:
-        slots.append(("worker", f"{session.worker_id}:{session.agent}"))
+        slots.append(("worker", f"{worker_id}:{session.agent}"))
     if limits.per_call is not None:
         slots.append(("call", call_key(session.call_type, session.call_id)))
 
@@ -176,7 +177,7 @@ def _admit(session: AgentSession, limits: Limits) -> None:
         with transaction.atomic(using=router.db_for_write(AgentSession)):
             Slot.objects.take(slots)
             if limits.per_worker is not None:
-                there = AgentSession.objects.occupying().filter(worker_id=session.worker_id, agent=session.agent)
+                there = AgentSession.objects.occupying().filter(worker_id=worker_id, agent=session.agent)
                 if there.count() >= limits.per_worker:
                     raise MaxConcurrentSessionsExceeded(
                         f"Reached maximum number of concurrent sessions ({limits.per_worker})"

@@ -50,10 +50,10 @@ def test_the_list_shows_a_session_of_each_state(root: Client, make: Make) -> Non
 
 
 def test_the_list_tells_who_where_why_and_whether_there_is_an_error(root: Client, make: Make) -> None:
-    alice = get_user_model().objects.create_user("alice")
-    make("broken", "failed", reason=EndReason.JOIN_FAILED, error="Traceback: secret", started_by=alice, source="api")
+    operator = get_user_model().objects.create_user("operator")
+    make("broken", "failed", reason=EndReason.JOIN_FAILED, error="Traceback: secret", started_by=operator, source="api")
     text = text_of(root, LIST)
-    for words in ("alice", "via api", "web-1:4211", "could not join the call", "has error"):
+    for words in ("operator", "via api", "web-1:4211", "could not join the call", "has error"):
         assert words in text
     assert "Traceback" not in text
 

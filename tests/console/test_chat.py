@@ -49,7 +49,7 @@ class Session:
 
 @pytest.fixture(autouse=True)
 def known_user(monkeypatch):
-    monkeypatch.setattr("getpass.getuser", lambda: "ada")
+    monkeypatch.setattr("getpass.getuser", lambda: "caller")
 
 
 @pytest.fixture
@@ -126,25 +126,25 @@ class TestPiped:
 
     async def test_with_somebody_else_there_the_call_goes_on(self, start, output):
         session = start()
-        bob = join_room("default", "c", "bob")
+        guest = join_room("default", "c", "guest")
         shown = await piped(session, "one\n", output)
-        assert "bob is here\n" in shown
+        assert "guest is here\n" in shown
         assert not session.task.done()
-        assert list(bob.room.people) == [bob.participant.id]
-        bob.leave()
-        bob.room.end()
+        assert list(guest.room.people) == [guest.participant.id]
+        guest.leave()
+        guest.room.end()
 
     async def test_without_a_single_line_nobody_joins_and_the_session_goes_on(self, start, output):
         session = start()
         chatting = asyncio.create_task(piped(session, "", output))
         await until(lambda: session.agent.on_call_for() > 0)
-        bob = join_room("default", "c", "bob")
+        guest = join_room("default", "c", "guest")
         while not output.getvalue():  # the chat may not be listening yet
-            await bob.say("hello")
+            await guest.say("hello")
             await asyncio.sleep(0.005)
         assert not chatting.done()
-        assert [person.name for person in bob.room.people.values()] == ["bob"]
-        bob.room.end()
+        assert [person.name for person in guest.room.people.values()] == ["guest"]
+        guest.room.end()
         await chatting
         assert set(output.getvalue().splitlines()) == {"agent> You said: hello"}
 
@@ -185,9 +185,10 @@ class TestPiped:
         assert await piped(session, "one\n", output) == ""
 
     async def test_tool_calls_show_with_their_result_or_error(self, start, output):
-        shown = await piped(start(scripted_agent()), "my name is Ada\nroll 1000 dice\n", output)
+        shown = await piped(start(scripted_agent()), "my name is Caller\nroll 1000 dice\n", output)
         assert shown == (
-            "you> my name is Ada\n→ remember_name(person='ada', name='Ada')\n✓ Ada\nagent> Nice to meet you, Ada.\n"
+            "you> my name is Caller\n→ remember_name(person='caller', name='Caller')\n✓ Caller\n"
+            "agent> Nice to meet you, Caller.\n"
             "you> roll 1000 dice\n→ roll_dice(count=1000)\n✗ I have 1 to 100 dice, not 1000\n"
             "agent> That did not work: I have 1 to 100 dice, not 1000.\n"
         )
@@ -260,13 +261,13 @@ class TestTerminal:
         session = start(scripted_agent())
         chatting = on_terminal(session, terminal, output)
         await until(lambda: screen_of(output).endswith("  you › "))  # noqa: RUF001
-        keyboard.write(b"my name is Ada\n")
+        keyboard.write(b"my name is Caller\n")
         await until(lambda: screen_of(output).count("  you › ") == 2)  # noqa: RUF001
         lines = screen_of(output).split("\n")
         assert lines[1:4] == [
-            "  you ›         → remember_name(person='ada', name='Ada')",  # noqa: RUF001
-            "        ✓ Ada",
-            "agent › Nice to meet you, Ada.",  # noqa: RUF001
+            "  you ›         → remember_name(person='caller', name='Caller')",  # noqa: RUF001
+            "        ✓ Caller",
+            "agent › Nice to meet you, Caller.",  # noqa: RUF001
         ]
         assert re.fullmatch(r" +model \d+ ─ \d+ ms", lines[4])
         keyboard.write(b"/quit\n")
@@ -320,7 +321,7 @@ class TestTerminal:
         chatting = on_terminal(session, terminal, output)
         await until(lambda: screen_of(output).endswith("  you › "))  # noqa: RUF001
         room = session.agent.edge.room
-        assert [person.name for person in room.people.values()] == ["ada"]
+        assert [person.name for person in room.people.values()] == ["caller"]
         chatting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await chatting
@@ -334,13 +335,13 @@ class TestTerminal:
         session = start()
         chatting = on_terminal(session, terminal, output)
         await until(lambda: screen_of(output).endswith("  you › "))  # noqa: RUF001
-        bob = join_room("default", "c", "bob", name="Bob")
-        await until(lambda: "Bob is here" in screen_of(output))
-        await bob.say("hello")
+        guest = join_room("default", "c", "guest", name="Guest")
+        await until(lambda: "Guest is here" in screen_of(output))
+        await guest.say("hello")
         await until(lambda: "agent › You said: hello" in screen_of(output))  # noqa: RUF001
-        assert "  bob › hello" in screen_of(output)  # noqa: RUF001
-        bob.leave()
-        await until(lambda: "Bob left" in screen_of(output))
+        assert "guest › hello" in screen_of(output)  # noqa: RUF001
+        guest.leave()
+        await until(lambda: "Guest left" in screen_of(output))
         await until(lambda: screen_of(output).endswith("  you › "))  # noqa: RUF001
         keyboard.write(b"/quit\n")
         await asyncio.wait_for(chatting, 20)
@@ -427,8 +428,8 @@ class TestOnAnotherEdge:
         chatting = asyncio.create_task(chat(session, stdin=reading, console=Console(file=output)))
         writing.write("one\n")
         await until(lambda: "You said: one" in output.getvalue())
-        bob = Participant(original=None, user_id="bob", id="bob")
-        session.agent.edge.events.send(ParticipantJoinedEvent(participant=bob, call=ForeignCall()))
+        guest = Participant(original=None, user_id="guest", id="guest")
+        session.agent.edge.events.send(ParticipantJoinedEvent(participant=guest, call=ForeignCall()))
         writing.write("two\n")
         await until(lambda: "You said: two" in output.getvalue())
         writing.close()

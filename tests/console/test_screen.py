@@ -60,15 +60,15 @@ def test_long_replies_break_between_words_and_keep_their_column(terminal, output
 
 def test_two_speakers_at_once_do_not_mix_their_lines(terminal, output):
     terminal.words("agent", words("One ", message_id="1"))
-    terminal.words("bob", words("Hey", completed=True, message_id="2"))
+    terminal.words("guest", words("Hey", completed=True, message_id="2"))
     terminal.words("agent", words("two", "One two", completed=True, message_id="1"))
-    assert shown(output) == ["agent › One", "  bob › Hey", "agent › … two", ""]  # noqa: RUF001
+    assert shown(output) == ["agent › One", "guest › Hey", "agent › … two", ""]  # noqa: RUF001
 
 
 def test_what_comes_while_somebody_types_clears_the_prompt_first(terminal, output):
     terminal.prompt()
     terminal.prompt()
-    terminal.line("Bob left")
+    terminal.line("Guest left")
     assert output.getvalue().count("you ›") == 1  # noqa: RUF001
     assert "\r\x1b[2K" in output.getvalue()
     assert output.getvalue().endswith("\n")

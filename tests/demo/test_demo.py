@@ -33,7 +33,7 @@ async def agent():
         yield agent
 
 
-async def ask(agent, text, user_id="ada"):
+async def ask(agent, text, user_id="caller"):
     assert isinstance(agent.edge, StubEdge)
     return await agent.edge.ask(text, user_id=user_id)
 
@@ -59,13 +59,13 @@ def test_importing_the_projects_agents_does_not_load_vision_agents():
 
 async def test_the_demo_greets_who_comes_says_that_it_is_scripted_and_ends_with_the_call():
     agent = await demo.create_agent()
-    ada = join_room("default", "c", "ada")
+    caller = join_room("default", "c", "caller")
     call = asyncio.create_task(demo.join_call(agent, "default", "c"))
-    async for event in ada:
+    async for event in caller:
         if isinstance(event, Words) and event.completed:
             assert "there is no language model" in event.text
             break
-    ada.room.end()
+    caller.room.end()
     await asyncio.wait_for(call, 10)
     assert open_rooms() == ()
 
@@ -146,11 +146,11 @@ async def test_impossible_dice_are_a_failed_tool_call_and_a_sentence(agent, text
 
 
 async def test_names_are_remembered_for_each_person(agent):
-    assert "not told me" in await ask(agent, "what is my name?", "ada")
-    assert await ask(agent, "My name is Ada Lovelace.", "ada") == "Nice to meet you, Ada Lovelace."
-    assert await ask(agent, "call me Bob", "bob") == "Nice to meet you, Bob."
-    assert await ask(agent, "What is my name?", "ada") == "Your name is Ada Lovelace."
-    assert (await ask(agent, "hi", "bob")).startswith("Hello, Bob!")
+    assert "not told me" in await ask(agent, "what is my name?", "caller")
+    assert await ask(agent, "My name is Caller Lovelace.", "caller") == "Nice to meet you, Caller Lovelace."
+    assert await ask(agent, "call me Guest", "guest") == "Nice to meet you, Guest."
+    assert await ask(agent, "What is my name?", "caller") == "Your name is Caller Lovelace."
+    assert (await ask(agent, "hi", "guest")).startswith("Hello, Guest!")
     assert (await ask(agent, f"my name is {'x' * 61}")).startswith("That did not work: a name has")
 
 

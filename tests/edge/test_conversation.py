@@ -63,7 +63,7 @@ async def test_a_piece_that_comes_after_the_completion_is_not_told(conversation,
 
 
 async def test_a_message_sent_whole_is_told_once(conversation, heard):
-    await conversation.send_message("user", "ada", "hi")
+    await conversation.send_message("user", "caller", "hi")
     assert [(w.role, w.delta, w.completed) for w in heard] == [("user", "hi", True)]
 
 
@@ -73,7 +73,7 @@ async def test_a_listener_that_raises_is_logged_and_harms_nobody(conversation, h
 
     watch_words(conversation, broken)
     with caplog.at_level(logging.ERROR):
-        await conversation.send_message("user", "ada", "hi")
+        await conversation.send_message("user", "caller", "hi")
     assert "A listener of the conversation failed" in caplog.text
     assert len(heard) == 1
     assert conversation.messages[0].content == "hi"
@@ -83,6 +83,6 @@ async def test_watching_can_be_undone(conversation):
     words = []
     undo = watch_words(conversation, words.append)
     undo()
-    await conversation.send_message("user", "ada", "hi")
+    await conversation.send_message("user", "caller", "hi")
     assert words == []
     assert "upsert_message" not in vars(conversation)

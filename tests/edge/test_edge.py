@@ -51,25 +51,25 @@ async def test_the_audio_track_is_a_real_one_and_is_published(agent):
 
 
 async def test_joining_tells_of_the_people_who_were_there_before(agent):
-    ada = join_room("default", "c", "ada")
+    caller = join_room("default", "c", "caller")
     seen, changed = record(agent)
     call = await agent.create_call("default", "c")
     async with agent.join(call, participant_wait_timeout=0):
         await asyncio.wait_for(changed.wait(), 10)
-        assert seen == [(ParticipantJoinedEvent, "ada")]
-        ada.leave()
+        assert seen == [(ParticipantJoinedEvent, "caller")]
+        caller.leave()
 
 
 async def test_people_who_come_and_leave_are_events(agent):
     seen, changed = record(agent)
     call = await agent.create_call("default", "c")
     async with agent.join(call, participant_wait_timeout=0):
-        ada = join_room("default", "c", "ada")
+        caller = join_room("default", "c", "caller")
         await asyncio.wait_for(changed.wait(), 10)
         changed.clear()
-        ada.leave()
+        caller.leave()
         await asyncio.wait_for(changed.wait(), 10)
-    assert seen == [(ParticipantJoinedEvent, "ada"), (ParticipantLeftEvent, "ada")]
+    assert seen == [(ParticipantJoinedEvent, "caller"), (ParticipantLeftEvent, "caller")]
 
 
 async def test_other_agents_are_not_participants(agent):
@@ -87,14 +87,14 @@ async def test_idle_counts_from_when_everybody_left_not_from_before_anybody_came
     async with agent.join(call, participant_wait_timeout=0):
         connection = agent.edge.connection
         assert connection.idle_since() == 0.0
-        ada, bob = join_room("default", "c", "ada"), join_room("default", "c", "bob")
-        ada.leave()
+        caller, guest = join_room("default", "c", "caller"), join_room("default", "c", "guest")
+        caller.leave()
         assert connection.idle_since() == 0.0
         before = time.time()
-        bob.leave()
+        guest.leave()
         assert before <= connection.idle_since() <= time.time()
         assert agent.idle_for() >= 0.0
-        again = join_room("default", "c", "ada")
+        again = join_room("default", "c", "caller")
         assert connection.idle_since() == 0.0
         again.leave()
 
@@ -103,7 +103,7 @@ async def test_an_agent_that_joins_an_emptied_room_is_not_idle_yet(agent):
     first = stub_agent()
     call = await agent.create_call("default", "c")
     async with first.join(call, participant_wait_timeout=0):
-        join_room("default", "c", "ada").leave()
+        join_room("default", "c", "caller").leave()
         async with agent.join(call, participant_wait_timeout=0):
             assert first.edge.connection.idle_since() > 0  # type: ignore[attr-defined]
             assert agent.edge.connection.idle_since() == 0.0
@@ -115,10 +115,10 @@ async def test_waiting_for_a_participant_ends_when_one_comes_or_at_once_if_one_i
         connection = agent.edge.connection
         waiting = asyncio.create_task(connection.wait_for_participant())
         await asyncio.sleep(0)
-        ada = join_room("default", "c", "ada")
+        caller = join_room("default", "c", "caller")
         await asyncio.wait_for(waiting, 10)
         await connection.wait_for_participant(timeout=0)
-        ada.leave()
+        caller.leave()
         with pytest.raises(asyncio.TimeoutError):
             await connection.wait_for_participant(timeout=0.01)
 

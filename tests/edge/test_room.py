@@ -20,24 +20,24 @@ def no_room_is_left_over():
 
 
 async def test_a_room_opens_with_the_first_person_and_is_gone_after_the_last():
-    ada = join_room("default", "c", "ada")
-    bob = join_room("default", "c", "bob")
-    assert ada.room is bob.room is find_room("default", "c")
-    ada.leave()
-    assert find_room("default", "c") is bob.room
-    bob.leave()
+    caller = join_room("default", "c", "caller")
+    guest = join_room("default", "c", "guest")
+    assert caller.room is guest.room is find_room("default", "c")
+    caller.leave()
+    assert find_room("default", "c") is guest.room
+    guest.leave()
     assert find_room("default", "c") is None
 
 
 async def test_rooms_differ_by_call_type_and_call_id():
-    people = [join_room(*call, "ada") for call in (("default", "c"), ("default", "d"), ("video", "c"))]
+    people = [join_room(*call, "caller") for call in (("default", "c"), ("default", "d"), ("video", "c"))]
     assert len(open_rooms()) == 3
     for person in people:
         person.leave()
 
 
 async def test_one_user_may_be_in_a_room_twice():
-    first, second = join_room("default", "c", "ada"), join_room("default", "c", "ada")
+    first, second = join_room("default", "c", "caller"), join_room("default", "c", "caller")
     assert first.participant.id != second.participant.id
     first.leave()
     first.leave()
@@ -46,22 +46,22 @@ async def test_one_user_may_be_in_a_room_twice():
 
 
 async def test_a_closed_room_lets_nobody_in_but_the_call_gets_a_new_one():
-    ada = join_room("default", "c", "ada")
-    ada.leave()
+    caller = join_room("default", "c", "caller")
+    caller.leave()
     with pytest.raises(RoomClosed, match="join_room"):
-        ada.room.join("bob")
-    again = join_room("default", "c", "bob")
-    assert again.room is not ada.room
+        caller.room.join("guest")
+    again = join_room("default", "c", "guest")
+    assert again.room is not caller.room
     again.leave()
 
 
 async def test_people_learn_who_is_there_who_comes_and_who_leaves():
-    ada = join_room("default", "c", "ada", name="Ada")
-    bob = join_room("default", "c", "bob")
-    bob.leave()
-    ada.leave()
-    assert [(e.name, e.here) async for e in ada if isinstance(e, Presence)] == [("bob", True), ("bob", False)]
-    assert [(e.name, e.here) async for e in bob if isinstance(e, Presence)] == [("Ada", True)]
+    caller = join_room("default", "c", "caller", name="Caller")
+    guest = join_room("default", "c", "guest")
+    guest.leave()
+    caller.leave()
+    assert [(e.name, e.here) async for e in caller if isinstance(e, Presence)] == [("guest", True), ("guest", False)]
+    assert [(e.name, e.here) async for e in guest if isinstance(e, Presence)] == [("Caller", True)]
 
 
 async def test_an_inbox_is_bounded_and_drops_the_oldest():
@@ -75,10 +75,10 @@ async def test_an_inbox_is_bounded_and_drops_the_oldest():
 
 
 async def test_a_waiting_reader_wakes_when_its_person_leaves():
-    ada = join_room("default", "c", "ada")
-    reading = asyncio.create_task(anext(ada, None))
+    caller = join_room("default", "c", "caller")
+    reading = asyncio.create_task(anext(caller, None))
     await asyncio.sleep(0)
-    ada.leave()
+    caller.leave()
     assert await reading is None
 
 
@@ -86,14 +86,14 @@ async def test_what_a_person_types_reaches_everybody_once_however_many_agents_li
     agents = [stub_agent(), stub_agent()]
     call = await agents[0].create_call("default", "c")
     async with agents[0].join(call, participant_wait_timeout=0), agents[1].join(call, participant_wait_timeout=0):
-        ada, bob = join_room("default", "c", "ada"), join_room("default", "c", "bob")
-        await ada.say("hello")
+        caller, guest = join_room("default", "c", "caller"), join_room("default", "c", "guest")
+        await caller.say("hello")
         replies: set[str] = set()
         typed = 0
-        async for event in bob:
+        async for event in guest:
             if isinstance(event, Words) and event.role == "user":
                 typed += 1
-                assert (event.user_id, event.participant_id, event.text) == ("ada", ada.participant.id, "hello")
+                assert (event.user_id, event.participant_id, event.text) == ("caller", caller.participant.id, "hello")
             elif isinstance(event, Words) and event.completed:
                 replies.add(event.agent_id)
                 assert event.text == "You said: hello"
@@ -104,9 +104,9 @@ async def test_what_a_person_types_reaches_everybody_once_however_many_agents_li
         for agent in agents:
             assert agent.conversation is not None
             first = agent.conversation.messages[0]
-            assert (first.role, first.user_id, first.content) == ("user", "ada", "hello")
-        ada.leave()
-        bob.leave()
+            assert (first.role, first.user_id, first.content) == ("user", "caller", "hello")
+        caller.leave()
+        guest.leave()
         assert find_room("default", "c") is not None, "the agents are still there"
 
 
@@ -119,30 +119,30 @@ async def test_an_agent_that_cannot_hear_does_not_keep_the_others_from_replying(
 
     deaf.simple_response = simple_response  # type: ignore[method-assign]
     async with deaf.join(call, participant_wait_timeout=0), well.join(call, participant_wait_timeout=0):
-        ada = join_room("default", "c", "ada")
+        caller = join_room("default", "c", "caller")
         with pytest.raises(RuntimeError, match="deaf"):
-            await ada.say("hello")
-        async for event in ada:
+            await caller.say("hello")
+        async for event in caller:
             if isinstance(event, Words) and event.completed and event.role == "assistant":
                 assert event.agent_id == well.id
                 break
-        ada.leave()
+        caller.leave()
 
 
 async def test_nothing_cannot_be_said_nor_can_it_from_outside():
-    ada = join_room("default", "c", "ada")
+    caller = join_room("default", "c", "caller")
     with pytest.raises(ValueError, match="empty"):
-        await ada.say("  \n")
-    ada.leave()
+        await caller.say("  \n")
+    caller.leave()
     with pytest.raises(RoomClosed):
-        await ada.say("hello")
+        await caller.say("hello")
 
 
 async def test_custom_events_reach_each_person_as_a_copy_of_their_own():
     agent = stub_agent()
     call = await agent.create_call("default", "c")
     async with agent.join(call, participant_wait_timeout=0):
-        people = [join_room("default", "c", name) for name in ("ada", "bob")]
+        people = [join_room("default", "c", name) for name in ("caller", "guest")]
         await agent.send_custom_event({"type": "note", "items": [1]})
         seen = []
         for person in people:
@@ -180,13 +180,13 @@ async def test_ending_the_call_sends_everybody_home_and_closes_the_agents():
             await agent.finish()
 
     staying = [asyncio.create_task(stay(agent)) for agent in agents]
-    ada = join_room("default", "c", "ada")
-    while len(ada.room.agents) < 2:
-        await anext(ada)
-    ada.room.end()
-    ada.room.end()
-    assert ada.room.ended
-    assert not ada.here
+    caller = join_room("default", "c", "caller")
+    while len(caller.room.agents) < 2:
+        await anext(caller)
+    caller.room.end()
+    caller.room.end()
+    assert caller.room.ended
+    assert not caller.here
     assert find_room("default", "c") is None
     await asyncio.gather(*staying)
     await until(lambda: all(agent.closed for agent in agents))
@@ -233,13 +233,13 @@ async def test_nothing_holds_a_room_its_people_or_agents_after_the_call():
 
 def test_a_room_of_a_closed_event_loop_is_gone():
     async def enter():
-        return join_room("default", "c", "ada")
+        return join_room("default", "c", "caller")
 
     abandoned = asyncio.run(enter())
     assert find_room("default", "c") is None
 
     async def enter_again():
-        person = join_room("default", "c", "bob")
+        person = join_room("default", "c", "guest")
         assert person.room is not abandoned.room
         assert list(person.room.people) == [person.participant.id]
         person.leave()
@@ -249,14 +249,14 @@ def test_a_room_of_a_closed_event_loop_is_gone():
 
 
 async def test_a_room_of_another_running_loop_is_refused():
-    ada = join_room("default", "c", "ada")
+    caller = join_room("default", "c", "caller")
 
     def elsewhere():
         async def enter():
-            join_room("default", "c", "bob")
+            join_room("default", "c", "guest")
 
         asyncio.run(enter())
 
     with pytest.raises(RuntimeError, match="another event loop"):
         await asyncio.to_thread(elsewhere)
-    ada.leave()
+    caller.leave()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -112,6 +113,7 @@ async def test_slots_of_a_worker_are_gone_when_it_stops(launch: Any) -> None:
         ({"call_id": "x", "metadata": {"a": "\ud800"}}, "metadata"),
         ({"call_id": "x", "metadata": {"a": "b" * 17000}}, "metadata"),
         ({"call_id": "x", "metadata": {"a": object()}}, "metadata"),
+        ({"call_id": "x", "metadata": {"a": json.loads("[" * 32 + "]" * 32)}}, "metadata"),
     ],
 )
 async def test_malformed_input_is_refused_and_creates_nothing(

@@ -218,3 +218,22 @@ def test_a_client_that_sends_half_a_request_does_not_hold_up_the_end() -> None:
         server.send(signal.SIGTERM)
         code, output = server.end()
     assert (code, "Traceback" in output) == (0, False), output
+
+
+@pytest.mark.parametrize("command", EMBEDDED.values(), ids=EMBEDDED)
+@pytest.mark.parametrize("header", [b"Content-Length: 10485760", b"Transfer-Encoding: chunked"])
+def test_a_body_that_is_too_large_is_refused_while_it_streams_in(command: Command, header: bytes) -> None:
+    chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n" if b"chunked" in header else b" " * 0x10000
+    with running(command) as server, socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+        client.sendall(b"POST /sessions HTTP/1.1\r\nHost: localhost\r\n" + header + b"\r\n\r\n")
+        sent = 0
+        with suppress(ConnectionError):
+            for _ in range(20):  # 1.25 MiB of the 10 MB that it announces, and no end
+                client.sendall(chunk)
+                sent += 1
+        answer = b""
+        with suppress(ConnectionError):
+            answer = client.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 413") or (sent < 20 and not answer)
+        assert server.call("GET", "/health")[0] == 200
+    assert not AgentSession.objects.exists()

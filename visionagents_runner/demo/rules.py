@@ -9,7 +9,8 @@ from .llm import Question, ScriptedLLM
 
 ABILITIES = (
     "I can tell the time, here or in a city (what time is it in Tokyo?), roll dice (roll 2 dice with 20 sides), "
-    "remember your name (my name is Ada), and count the agent sessions of this project (how many sessions are live?)."
+    "remember your name (say: my name is ...), and count the agent sessions of this project "
+    "(how many sessions are live?)."
 )
 SCRIPTED = "My answers are scripted: rules call functions, there is no language model."
 

@@ -249,7 +249,7 @@ class AgentSession(models.Model):
 
         ``at`` is when it ended (now, if None), ``metrics`` the agent's last ones.
         """
-        values = {"metrics": metrics, "metrics_at": at or Now()} if metrics else {}
+        values: dict[str, Any] = {"metrics": metrics, "metrics_at": at or Now()} if metrics else {}
         return bool(self._self().finish(reason, error=error, at=at, keys=[self.pk], **values))
 
     def _self(self) -> AgentSessionQuerySet:

@@ -13,9 +13,9 @@ from vision_agents.core import Agent, User
 from vision_agents.core.edge.types import Participant
 from vision_agents.core.llm.llm import LLM, LLMResponseDelta, LLMResponseFinal
 
-from ..edge.filters import PassThroughFilter
 from ..demo.voice import SilentTTS
 from ..edge import BrowserEdge, Person, Words, join_room
+from ..edge.filters import PassThroughFilter
 
 
 class EchoLLM(LLM):
