@@ -281,7 +281,8 @@ class AgentLauncher:
             )
 
     async def _discard(self, agent: Agent) -> None:
-        from .session import close_agent, spawn
+        from .session import close_agent
+        from .tasks import spawn
 
         task = spawn(close_agent(agent), name="agent-close")
         done, _ = await asyncio.wait({task}, timeout=self.close_timeout)
@@ -327,7 +328,7 @@ class AgentLauncher:
             source=source,
             created_at=datetime.now(UTC),
         )
-        from .session import spawn
+        from .tasks import spawn
 
         return await asyncio.shield(spawn(self._start(row, video_track_override_path), name=f"start-{row.pk}"))
 

@@ -7,25 +7,22 @@ everything else are Django's.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import aclosing
 from functools import cached_property
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from asgiref.sync import ThreadSensitiveContext, iscoroutinefunction
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured, MiddlewareNotUsed
 from django.core.handlers.asgi import ASGIRequest, get_script_prefix
-from django.core.handlers.base import BaseHandler
-from django.http import HttpRequest, HttpResponse, QueryDict, StreamingHttpResponse
+from django.http import HttpResponse, QueryDict, StreamingHttpResponse
 from django.http.response import HttpResponseBase
-from django.urls import Resolver404, URLResolver, get_resolver, set_script_prefix
-from django.urls.resolvers import RegexPattern, RoutePattern
+from django.urls import set_script_prefix
 from django.utils.http import parse_header_parameters
-from django.utils.module_loading import import_string
 
 from .conf import get_settings
+from .middleware import MATCH, APIMiddleware
+from .prefixes import UUID_LENGTH, included_prefixes, is_ours
 
 if TYPE_CHECKING:
     from .api.factory import RunnerAPI
@@ -37,9 +34,7 @@ Receive: TypeAlias = Callable[[], Awaitable[Mapping[str, Any]]]
 Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
-_MATCH = "visionagents_runner.match"
 _BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
-_UUID_LENGTH = 36
 
 
 def lean_api(runner: Runner) -> LeanAPI | None:
@@ -80,13 +75,13 @@ class LeanAPI:
             raise TypeError("The lean mount serves the default API; one given by ServeOptions(api=...) needs Django")
         self._api: RunnerAPI = api
         self._given = None if prefixes is None else tuple(prefixes)
-        self._chain = _Middleware(get_settings().API_MIDDLEWARE, api) if get_settings().API_MIDDLEWARE else None
+        self._chain = APIMiddleware(get_settings().API_MIDDLEWARE, api) if get_settings().API_MIDDLEWARE else None
         self._app: ASGIApp = self._serve
         if runner.options.cors_allow_origins:
             self._app = _cors(self._serve, runner)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if _MATCH not in scope and not self.matches(scope):
+        if MATCH not in scope and not self.matches(scope):
             await _send_response(send, self._not_found())
             return
         await self._app(scope, receive, send)
@@ -96,7 +91,7 @@ class LeanAPI:
         match = self._match(scope)
         if match is None:
             return False
-        scope[_MATCH] = match
+        scope[MATCH] = match
         return True
 
     # Paths
@@ -127,7 +122,7 @@ class LeanAPI:
         if self._given is not None:
             return [(encode_path(prefix), routes) for prefix in self._given]
         found = {
-            prefix: frozenset(route for route in routes if _is_ours(prefix, route)) for prefix in included_prefixes()
+            prefix: frozenset(route for route in routes if is_ours(prefix, route)) for prefix in included_prefixes()
         }
         return [(encode_path("/" + prefix), ours) for prefix, ours in found.items() if ours]
 
@@ -136,7 +131,7 @@ class LeanAPI:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         from .api.errors import error_response
 
-        match: Match = scope[_MATCH]
+        match: Match = scope[MATCH]
         request = LeanRequest(scope)
         try:
             request.check()
@@ -225,90 +220,6 @@ class LeanRequest(ASGIRequest):
         return BytesIO(self._body)
 
 
-class _Middleware(BaseHandler):
-    """The middleware of API_MIDDLEWARE, outermost first, around the views; adapted between sync and async as Django
-    does it. Their ``process_view`` runs; ``process_exception`` does not, since views of the API raise nothing.
-    """
-
-    def __init__(self, paths: Sequence[str], api: RunnerAPI) -> None:
-        super().__init__()
-        self._api = api
-        self._before_view: list[Callable[..., Awaitable[HttpResponseBase | None]]] = []
-        self._threads = False
-        handler: Any = self._view
-        is_async = True
-        for path in reversed(paths):
-            handler, is_async = self._wrap(path, handler, is_async)
-        self._handler: Callable[[HttpRequest], Awaitable[HttpResponseBase]] = self._adapt(True, handler, is_async)
-
-    async def respond(self, request: LeanRequest, match: Match) -> HttpResponseBase:
-        if not self._threads:
-            return await self._handler(request)
-        # Sync middleware of one request must not wait for that of another.
-        async with ThreadSensitiveContext():
-            return await self._handler(request)
-
-    async def _view(self, request: Any) -> HttpResponseBase:
-        match: Match = request.scope[_MATCH]
-        view = self._api.view_of(match)
-        for process_view in self._before_view:
-            response = await process_view(request, view, (), dict(match.parameters))
-            if response is not None:
-                return response
-        return await self._api.respond(request, match)
-
-    def _wrap(self, path: str, handler: Any, handler_is_async: bool) -> tuple[Any, bool]:
-        try:
-            factory = import_string(path)
-        except ImportError as error:
-            raise ImproperlyConfigured(f"API_MIDDLEWARE names {path}, which cannot be imported: {error}") from error
-        can_sync = getattr(factory, "sync_capable", True)
-        can_async = getattr(factory, "async_capable", False)
-        if not can_sync and not can_async:
-            raise ImproperlyConfigured(f"{path} must be capable of sync or of async")
-        is_async = can_async and (handler_is_async or not can_sync)
-        adapted = self._adapt(is_async, handler, handler_is_async)
-        try:
-            middleware = factory(adapted)
-        except MiddlewareNotUsed:
-            return handler, handler_is_async
-        if middleware is None:
-            raise ImproperlyConfigured(f"The middleware factory {path} returned None")
-        if hasattr(middleware, "process_view"):
-            self._before_view.insert(0, self._adapt(True, middleware.process_view))
-        return _answering(middleware, is_async), is_async
-
-    def _adapt(self, to_async: bool, method: Any, is_async: bool | None = None) -> Any:
-        if is_async is None:
-            is_async = iscoroutinefunction(method)
-        if to_async != is_async:
-            self._threads = True
-        return self.adapt_method_mode(to_async, method, is_async)
-
-
-def _answering(middleware: Any, is_async: bool) -> Any:
-    """Have ``middleware`` answer what it raises, in JSON."""
-    from .api.errors import error_response
-
-    if is_async:
-
-        async def answer_async(request: HttpRequest) -> HttpResponseBase:
-            try:
-                return await middleware(request)  # type: ignore[no-any-return]
-            except Exception as error:
-                return error_response(request, error)
-
-        return answer_async
-
-    def answer(request: HttpRequest) -> HttpResponseBase:
-        try:
-            return middleware(request)  # type: ignore[no-any-return]
-        except Exception as error:
-            return error_response(request, error)
-
-    return answer
-
-
 def _cors(app: ASGIApp, runner: Runner) -> ASGIApp:
     from starlette.middleware.cors import CORSMiddleware
     from starlette.responses import JSONResponse, Response
@@ -379,54 +290,9 @@ async def _send_response(send: Send, response: HttpResponseBase, *, head: bool =
     await send({"type": "http.response.body", "body": b""})
 
 
-# The URLconf
-
-
-def included_prefixes() -> list[str]:
-    """Return the fixed prefixes, such as ``"agents/"``, under which the project's URLconf includes this API.
-
-    One that depends on the request (a parameter, a language) is left out: there Django serves it.
-    """
-    from . import urls
-
-    found: list[str] = []
-
-    def look(resolver: URLResolver, prefix: str) -> None:
-        if resolver.urlconf_module is urls:
-            found.append(prefix)
-            return
-        for child in resolver.url_patterns:
-            if isinstance(child, URLResolver) and (part := _fixed_part(child.pattern)) is not None:
-                look(child, prefix + part)
-
-    look(get_resolver(), "")
-    return list(dict.fromkeys(found))
-
-
-def _fixed_part(pattern: Any) -> str | None:
-    if isinstance(pattern, RoutePattern):
-        route = str(pattern)
-        return None if "<" in route else route
-    if isinstance(pattern, RegexPattern) and str(pattern) in {"", "^", "^/"}:
-        return ""
-    return None
-
-
-def _is_ours(prefix: str, route: str) -> bool:
-    """Whether Django gives this route to the API itself: not to a pattern before it, nor to a view around it."""
-    from . import urls
-
-    sample = "/".join("0" * _UUID_LENGTH if part.startswith("{") else part for part in route.split("/"))
-    try:
-        found = get_resolver().resolve(f"/{prefix}{sample}").func
-    except Resolver404:
-        return False
-    return any(found is getattr(pattern, "callback", None) for pattern in urls.urlpatterns)
-
-
 def _is_certain(match: Match) -> bool:
     """Whether the project can have meant no page of its own: one beside the API may be called ``sessions/archive/``."""
-    return match.route != "sessions/{session_id}" or len(match.parameters["session_id"]) == _UUID_LENGTH
+    return match.route != "sessions/{session_id}" or len(match.parameters["session_id"]) == UUID_LENGTH
 
 
 def _wants_redirect(scope: Scope) -> bool:

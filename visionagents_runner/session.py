@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import time
 import traceback
@@ -19,6 +18,7 @@ from .conf import get_settings
 from .exceptions import StartFailed, StartTimeout
 from .models import AgentSession, EndReason, SessionStatus
 from .signals import session_ended, session_started
+from .tasks import spawn, wait_for_any
 
 if TYPE_CHECKING:
     from vision_agents.core import Agent
@@ -30,15 +30,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _SETTLE_STEP_SECONDS = 0.02
-
-
-def spawn(coroutine: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
-    """Run ``coroutine`` as a task that inherits nothing from whoever starts it.
-
-    A task made inside a view would inherit asgiref's thread of that request, and fail at its first query after the
-    request has ended.
-    """
-    return asyncio.get_running_loop().create_task(coroutine, name=name, context=contextvars.Context())
 
 
 class LiveSession:
@@ -280,7 +271,7 @@ class LiveSession:
             return failure
         await self._begin_join()
         assert self.task is not None
-        await _wait(self.task, self._joined, self._close_event)
+        await wait_for_any(self.task, self._joined, self._close_event)
         if self._joined.is_set():
             self.joined_at = datetime.now(UTC)
             self._write(self.row.mark_joined, at=self.joined_at)
@@ -293,7 +284,7 @@ class LiveSession:
         self._stage = build = spawn(self._launcher.build_agent(self), name=f"agent-session-build-{self.id}")
         if self.closing:
             build.cancel()
-        await _wait(build, self._close_event, timeout=limit)
+        await wait_for_any(build, self._close_event, timeout=limit)
         if self.closing:
             await self._bounded(build, "create_agent did not end", then=self._close_late_agent)
             if build.done() and not build.cancelled() and build.exception() is None:
@@ -366,7 +357,7 @@ class LiveSession:
 
     async def _until_stopped(self, task: asyncio.Task[Any]) -> None:
         """Wait for ``task`` to end; once closing began, no longer than the close timeout, and with force not at all."""
-        await _wait(task, self._close_event)
+        await wait_for_any(task, self._close_event)
         await self._bounded(task, "join_call did not end")
 
     async def _bounded(
@@ -374,7 +365,7 @@ class LiveSession:
     ) -> str:
         """Give ``task`` the close timeout; then leave it behind. Returns what went wrong, "" if nothing."""
         timeout = self._launcher.close_timeout
-        await _wait(task, self._force_event, timeout=timeout)
+        await wait_for_any(task, self._force_event, timeout=timeout)
         if task.done():
             return ""
         task.cancel()
@@ -496,16 +487,6 @@ async def close_agent(agent: Agent) -> None:
             for handler in list(getattr(events, "_handler_tasks", ())):
                 handler.cancel()
         await asyncio.sleep(_SETTLE_STEP_SECONDS)
-
-
-async def _wait(task: asyncio.Task[Any], *until: asyncio.Event, timeout: float | None = None) -> None:
-    """Wait until ``task`` has ended, an event is set, or ``timeout`` seconds are over, whichever is first."""
-    events = [spawn(event.wait(), name=f"{task.get_name()}-or-event") for event in until]
-    try:
-        await asyncio.wait({task, *events}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for event in events:
-            event.cancel()
 
 
 async def _send(signal: Signal, **arguments: Any) -> None:

@@ -16,8 +16,9 @@ from .conf import get_settings
 from .exceptions import NotReady, RunnerConfigurationError
 from .models import AgentSession, EndReason, SessionStatus, Worker
 from .process import identify
-from .session import LiveSession, spawn
+from .session import LiveSession
 from .signals import session_ended
+from .tasks import spawn
 
 if TYPE_CHECKING:
     from .launcher import AgentLauncher

@@ -16,7 +16,8 @@ import tests.agents
 from tests.api.fixtures import Serve
 from tests.asgi_client import Client
 from visionagents_runner import Runner, ServeOptions
-from visionagents_runner.mount import LeanAPI, included_prefixes
+from visionagents_runner.mount import LeanAPI
+from visionagents_runner.prefixes import included_prefixes
 
 ID = str(uuid.uuid4())
 API = "visionagents_runner.urls"

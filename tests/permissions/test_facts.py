@@ -10,8 +10,8 @@ from django.test import RequestFactory
 import tests.agents
 from tests.asgi_client import LOOPBACK
 from visionagents_runner import ServeOptions
+from visionagents_runner.locality import Facts, origin_allowed, why_not_local
 from visionagents_runner.mount import LeanRequest
-from visionagents_runner.permissions import Facts, origin_allowed, why_not_local
 
 
 def scope(**changes: Any) -> dict[str, Any]:
