@@ -148,6 +148,7 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 
 STATIC_URL = "static/"
+STATICFILES_DIRS = [BASE_DIR / "project" / "static"]
 STATIC_ROOT = BASE_DIR / "staticfiles"
 
 if not DEBUG:
