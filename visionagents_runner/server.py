@@ -224,6 +224,8 @@ def _listen(host: str, port: int) -> socket.socket:
                 f"Port {port} on {host} needs privileges: choose one above 1023 with --port"
             ) from None
         raise RunnerConfigurationError(f"Cannot listen on {host}:{port}: {error.strerror or error}") from None
+    # asyncio sets it only where the socket names its protocol; without it each answer waits 40 ms for an ACK.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setblocking(False)
     return listener
 

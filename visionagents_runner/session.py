@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 import traceback
@@ -155,7 +156,13 @@ class LiveSession:
 
     def metrics(self) -> dict[str, int | float | None]:
         """The agent's metrics by name; empty before it is built."""
-        return self._agent.metrics.to_dict() if self._agent is not None else {}
+        if self._agent is None:
+            return {}
+        metrics = self._agent.metrics
+        if dataclasses.is_dataclass(metrics):
+            # Not to_dict(): it copies each of the metrics first, 150 us a session on the event loop.
+            return {field.name: getattr(metrics, field.name).value() for field in dataclasses.fields(metrics)}
+        return metrics.to_dict()
 
     def request_close(
         self,

@@ -259,22 +259,23 @@ def request_close_sync(pks: Iterable[uuid.UUID | str], *, by: str = "", force: b
     return count
 
 
-async def news_of(session_ids: Sequence[uuid.UUID]) -> list[tuple[uuid.UUID, bool, bool]]:
-    """Return ``(id, has ended, force)`` for those of these sessions that somebody asked to close or declared ended."""
-    return await read(_news_of, session_ids)
+async def close_requests(worker: Worker) -> list[tuple[uuid.UUID, bool]]:
+    """Return ``(id, force)`` of the live sessions of ``worker`` that somebody asked to close."""
+    asked = AgentSession.objects.live().filter(worker_id=worker.pk, close_requested_at__isnull=False)
+    return await read(lambda: list(asked.order_by().values_list("pk", "force_close")))
 
 
-def _news_of(session_ids: Sequence[uuid.UUID]) -> list[tuple[uuid.UUID, bool, bool]]:
-    news = []
+async def ended_among(session_ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
+    """Return those of these sessions whose rows have ended."""
+    return await read(_ended_among, session_ids)
+
+
+def _ended_among(session_ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
+    ended: list[uuid.UUID] = []
     for start in range(0, len(session_ids), _BATCH):  # SQLite takes a limited number of parameters
-        rows = AgentSession.objects.filter(pk__in=session_ids[start : start + _BATCH]).filter(
-            Q(close_requested_at__isnull=False) | Q(ended_at__isnull=False)
-        )
-        news += [
-            (pk, ended_at is not None, force)
-            for pk, ended_at, force in rows.values_list("pk", "ended_at", "force_close")
-        ]
-    return news
+        rows = AgentSession.objects.ended().filter(pk__in=session_ids[start : start + _BATCH])
+        ended += rows.order_by().values_list("pk", flat=True)
+    return ended
 
 
 async def save_metrics(snapshots: Mapping[uuid.UUID, Mapping[str, Any]]) -> None:

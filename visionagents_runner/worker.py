@@ -336,7 +336,7 @@ class AgentWorker:
             return
         if not alive:
             logger.error("This worker was silent for so long that others declared its sessions lost")
-            await self._poll()
+        await self._close_what_was_declared_lost()
         await self._reap()
 
     async def _reap(self) -> None:
@@ -355,16 +355,22 @@ class AgentWorker:
             )
 
     async def _poll(self) -> None:
+        assert self._row is not None
+        if not any(self.live_sessions):
+            return
+        for pk, force in await store.close_requests(self._row):
+            if (session := self.get_session(str(pk))) is not None:
+                session.request_close(by="request", force=force)
+
+    async def _close_what_was_declared_lost(self) -> None:
         mine = {session.uuid: session for session in self.live_sessions}
         if not mine:
             return
-        for pk, ended, force in await store.news_of(list(mine)):
+        for pk in await store.ended_among(list(mine)):
             session = mine[pk]
-            if ended and not session.finished and not session.closing:
+            if not session.finished and not session.closing:
                 logger.error("Session %s was declared lost while it ran here; closing it", session.id)
                 session.request_close(by="declared lost", reason=EndReason.WORKER_LOST)
-            elif not ended:
-                session.request_close(by="request", force=force)
 
     async def _save_metrics(self) -> None:
         snapshots: dict[uuid.UUID, dict[str, Any]] = {}

@@ -93,7 +93,7 @@ async def test_an_id_that_is_no_uuid_is_no_session(key: str) -> None:
 
 
 async def test_many_sessions_are_asked_about_in_batches() -> None:
-    assert await store.news_of([uuid.uuid4() for _ in range(1200)]) == []
+    assert await store.ended_among([uuid.uuid4() for _ in range(1200)]) == []
 
 
 def test_two_first_takers_of_a_slot_make_one_row() -> None:
