@@ -1,0 +1,1 @@
+"""This project and vision-agents' own Runner, side by side in one run: ``python -m tests.benchmarks``."""

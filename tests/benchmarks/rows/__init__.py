@@ -1,0 +1,1 @@
+"""One module a group of rows, each with ``run(bench) -> list[Result]``."""
