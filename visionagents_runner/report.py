@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, TextIO
 
@@ -23,7 +24,7 @@ def report_lines(runner: Runner, *, url: str | None) -> list[tuple[str, str]]:
     """Return ``(label, text)`` pairs; without ``url`` (nothing is served), what concerns the network is left out."""
     lines = [("agents", ", ".join(_agent(name, runner) for name in runner.launchers))]
     if url is not None:
-        lines += [("open", _open(url, runner)), ("API", _api(runner))]
+        lines += [("open", _open(url)), ("API", _api(runner))]
     lines.append(("storage", f"{_database()} · {_channel_layer()}"))
     return lines
 
@@ -50,18 +51,16 @@ def _agent(name: str, runner: Runner) -> str:
     return f"{name} (max {limit})" if limit else name
 
 
-def _open(url: str, runner: Runner) -> str:
-    from django.urls import NoReverseMatch, reverse
+def _open(url: str) -> str:
+    from django.urls import NoReverseMatch, Resolver404, resolve, reverse
 
     found = []
-    for name, what in (
-        ("visionagents_runner:docs", "API docs"),
-        ("admin:index", "admin"),
-    ):
-        try:
+    with suppress(Resolver404):
+        resolve("/")
+        found.append(url)
+    for name, what in (("visionagents_runner:docs", "API docs"), ("admin:index", "admin")):
+        with suppress(NoReverseMatch):
             found.append(f"{url.rstrip('/')}{reverse(name)} ({what})")
-        except NoReverseMatch:
-            continue
     return "  ".join(found) or url
 
 

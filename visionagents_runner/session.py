@@ -158,11 +158,11 @@ class LiveSession:
         """The agent's metrics by name; empty before it is built."""
         if self._agent is None:
             return {}
-        metrics = self._agent.metrics
+        metrics: Any = self._agent.metrics
         if dataclasses.is_dataclass(metrics):
             # Not to_dict(): it copies each of the metrics first, 150 us a session on the event loop.
             return {field.name: getattr(metrics, field.name).value() for field in dataclasses.fields(metrics)}
-        return metrics.to_dict()
+        return dict(metrics.to_dict())
 
     def request_close(
         self,

@@ -368,7 +368,7 @@ class AgentWorker:
             return
         for pk in await store.ended_among(list(mine)):
             session = mine[pk]
-            if not session.finished and not session.closing:
+            if not session.finished and session.status is not SessionStatus.CLOSING:
                 logger.error("Session %s was declared lost while it ran here; closing it", session.id)
                 session.request_close(by="declared lost", reason=EndReason.WORKER_LOST)
 

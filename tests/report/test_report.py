@@ -1,0 +1,55 @@
+"""What the commands print at their start."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from tests.agents import create_agent, join_call
+from visionagents_runner import AgentLauncher, Runner, ServeOptions
+from visionagents_runner.report import print_ready, print_report, report_lines
+
+
+def runner(**options: Any) -> Runner:
+    def launcher(**limits: Any) -> AgentLauncher:
+        return AgentLauncher(create_agent, join_call, **limits)  # type: ignore[arg-type]
+
+    return Runner(
+        launchers={"default": launcher(max_concurrent_sessions=10), "coach": launcher()},
+        serve_options=ServeOptions(**options),
+    )
+
+
+def lines(runner: Runner, url: str | None = "http://127.0.0.1:8000/") -> dict[str, str]:
+    return dict(report_lines(runner, url=url))
+
+
+def test_it_names_the_agents_with_their_limits_and_where_to_look() -> None:
+    told = lines(runner())
+    assert told["agents"] == "default (max 10), coach"
+    assert told["open"].startswith("http://127.0.0.1:8000/  http://127.0.0.1:8000/docs (API docs)")
+
+
+def test_it_says_what_is_open_to_whom(settings: Any) -> None:
+    assert lines(runner())["API"].startswith("signed-in users with permission")
+    settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "ALLOW_LOCAL": True}
+    assert lines(runner())["API"].startswith("requests from this machine, and signed-in users")
+    assert "decides who may start" in lines(runner(can_start_session=lambda request: True))["API"]
+
+
+def test_it_says_what_is_missing_for_more_than_one_process() -> None:
+    assert "REDIS_URL" in lines(runner())["storage"]
+
+
+def test_without_a_server_it_says_nothing_of_the_network() -> None:
+    assert set(lines(runner(), url=None)) == {"agents", "storage"}
+
+
+def test_it_is_plain_text_where_there_is_no_terminal(settings: Any) -> None:
+    stream = io.StringIO()
+    print_report(runner(), url="http://127.0.0.1:8000/", stream=stream)
+    print_ready(1.94, stream)
+    shown = stream.getvalue()
+    assert "\x1b" not in shown
+    assert shown.splitlines()[0].startswith("visionagents_runner 0.1.0 · vision-agents 0.6")
+    assert shown.splitlines()[-1] == "  ready in 1.9 s   Ctrl-C closes calls in order, SIGTERM drains for 30 s"
