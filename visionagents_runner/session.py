@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import math
 import time
 import traceback
 import uuid
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _SETTLE_STEP_SECONDS = 0.02
+_LAST_WRITE_SECONDS = 5.0
+_RECEIVERS_SECONDS = 30.0
 
 
 class LiveSession:
@@ -80,13 +83,16 @@ class LiveSession:
         self._close_by = ""
         self._close_event = asyncio.Event()
         self._force_event = asyncio.Event()
-        self._last_write: asyncio.Task[None] | None = None
+        self._last_write: asyncio.Task[Any] | None = None
         self._stage: asyncio.Task[Any] | None = None
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._supervisor: asyncio.Task[Any] | None = None
         self._leftovers: set[asyncio.Task[Any]] = set()
         self._was_occupied = False
+        self._asked_in_vain = False
+        self._joined_at_monotonic: float | None = None
+        self._gave_up = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<LiveSession {self.id} {self.agent_name} on {self.call_type}/{self.call_id}: {self.status.value}>"
@@ -161,8 +167,10 @@ class LiveSession:
         metrics: Any = self._agent.metrics
         if dataclasses.is_dataclass(metrics):
             # Not to_dict(): it copies each of the metrics first, 150 us a session on the event loop.
-            return {field.name: getattr(metrics, field.name).value() for field in dataclasses.fields(metrics)}
-        return dict(metrics.to_dict())
+            values = {field.name: getattr(metrics, field.name).value() for field in dataclasses.fields(metrics)}
+        else:
+            values = metrics.to_dict()
+        return {name: _number(value) for name, value in values.items()}
 
     def request_close(
         self,
@@ -196,19 +204,19 @@ class LiveSession:
         self._supervisor = spawn(self._supervise(), name=f"agent-session-{self.id}")
 
     def abandon(self) -> None:
-        """Cancel the supervisor itself; for a process that cannot wait any longer."""
-        if self._supervisor is not None:
-            self._supervisor.cancel()
+        """Wait for nothing any more, not even for the database; for a process that has to end."""
+        self.request_close(force=True)
+        self._gave_up.set()
 
     def check_limits(self) -> None:
-        """Close the session if one of its launcher's time limits is over. Raises what the agent's own methods raise."""
+        """Close the session if one of its launcher's time limits is over."""
         launcher = self._launcher
         if self.closing or self._join_began is None:
             return
-        on_call_for = self.on_call_for()
-        if on_call_for > 0:
+        on_call_for = self._asked(self.on_call_for)
+        if on_call_for is not None and on_call_for > 0:
             self._note_joined()
-        if not self._joined.is_set():
+        if self._joined_at_monotonic is None:
             if 0 < launcher.join_timeout <= time.monotonic() - self._join_began:
                 self.request_close(
                     by="join_timeout",
@@ -216,11 +224,13 @@ class LiveSession:
                     error=f"join_call had not joined the call within {launcher.join_timeout:g} s (join_timeout).",
                 )
             return
+        if on_call_for is None:
+            on_call_for = time.monotonic() - self._joined_at_monotonic
         limit = launcher.max_session_duration_seconds
         if limit is not None and on_call_for >= limit:
             self.request_close(by="max_session_duration_seconds", reason=EndReason.MAX_DURATION)
             return
-        idle_for = self.idle_for()
+        idle_for = self._asked(self.idle_for) or 0.0
         if idle_for <= 0:
             self._was_occupied = on_call_for > 0
         elif self._was_occupied:
@@ -231,6 +241,16 @@ class LiveSession:
                 self.request_close(by="agent_idle_timeout", reason=EndReason.IDLE)
         elif 0 < launcher.no_participant_timeout <= on_call_for:
             self.request_close(by="no_participant_timeout", reason=EndReason.IDLE)
+
+    def _asked(self, question: Callable[[], float]) -> float | None:
+        """Return what the agent says, or None if it raises: that must not take its other limits away."""
+        try:
+            return question()
+        except Exception:
+            if not self._asked_in_vain:
+                self._asked_in_vain = True
+                logger.exception("An agent cannot tell its times, in session %s", self.id, extra=self._extra())
+            return None
 
     # The supervisor
 
@@ -265,6 +285,9 @@ class LiveSession:
                     self.request_close(reason=EndReason.CANCELLED, by="cancelled")
                 else:
                     self.request_close(force=True)
+                # The loop waits for this task; it must not wait for a database that is away for ever.
+                patience = 2 * self._launcher.close_timeout + _LAST_WRITE_SECONDS
+                asyncio.get_running_loop().call_later(patience, self._gave_up.set)
         try:
             return task.result()
         except asyncio.CancelledError:
@@ -331,7 +354,9 @@ class LiveSession:
         )
         self.status = SessionStatus.ACTIVE
         agent_id = str(getattr(agent, "id", ""))[:255]
-        await self._write(self.row.mark_active, agent_id=agent_id, at=self._started_at)
+        written = self._write(self.row.mark_active, agent_id=agent_id, at=self._started_at)
+        # Whoever asked for the session should find it; but an agent is not left waiting for a database that is away.
+        await wait_for_any(written, self._close_event, timeout=get_settings().START_TIMEOUT)
         if self.closing:
             self.status = SessionStatus.CLOSING
             self.task.cancel()
@@ -339,7 +364,7 @@ class LiveSession:
             self._started.set_result(None)
         logger.info("Session %s started", self.id, extra=self._extra())
         # On its own: a receiver that hangs must not keep the session from being watched.
-        self._keep(spawn(_send(session_started, session_id=self.id, session=self), name=f"agent-started-{self.id}"))
+        self._launcher.track(spawn(_send(session_started, session_id=self.id, session=self), name=f"told-{self.id}"))
 
     def _watch(self, agent: Agent) -> None:
         """Learn from the agent's own events when it joined and that somebody came."""
@@ -360,7 +385,9 @@ class LiveSession:
         events.subscribe(on_event)
 
     def _note_joined(self) -> None:
-        self._joined.set()
+        if self._joined_at_monotonic is None:
+            self._joined_at_monotonic = time.monotonic()
+            self._joined.set()
 
     async def _until_stopped(self, task: asyncio.Task[Any]) -> None:
         """Wait for ``task`` to end; once closing began, no longer than the close timeout, and with force not at all."""
@@ -439,30 +466,66 @@ class LiveSession:
         if not self._started.done():
             self._fail_start(StartFailed("Failed to start agent", session_id=self.id))
         self.ended_at = datetime.now(UTC)
+        mine = False
         try:
-            await self._write(self.row.finish, reason, error=error, at=self.ended_at, metrics=self._last_metrics())
+            mine = await self._write_end(reason, error)
+            if not mine:
+                reason = await self._reason_of_others(reason)
+        except Exception:
+            logger.exception("The end of session %s could not be written", self.id, extra=self._extra())
         finally:
             self.end_reason, self.error, self.status = reason, error, reason.status
+            logger.info("Session %s ended: %s", self.id, reason.value, extra=self._extra())
+            if mine:  # who ended the row tells of it
+                told = _send(session_ended, session_id=self.id, status=reason.status.value, end_reason=reason.value)
+                self._launcher.track(spawn(told, name=f"told-{self.id}"))
             self._on_end(self)
             if not self._ended.done():
                 self._ended.set_result(None)
-        logger.info("Session %s ended: %s", self.id, reason.value, extra=self._extra())
-        await _send(session_ended, session_id=self.id, status=reason.status.value, end_reason=reason.value)
 
-    def _write(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> asyncio.Task[None]:
+    async def _write_end(self, reason: EndReason, error: str) -> bool:
+        """Give the row its end state. False if it had one, or if nobody can wait for the database any longer."""
+        for text, metrics in ((error, self._last_metrics()), ("The end could not be written whole: see the log.", {})):
+            writing = self._write(self.row.finish, reason, error=text, at=self.ended_at, metrics=metrics)
+            await wait_for_any(writing, self._gave_up)
+            if not writing.done():
+                writing.cancel()
+                logger.error("Session %s ended, which no database could be told; its row is left to others", self.id)
+                return False
+            if writing.cancelled():
+                return False
+            if (failure := writing.exception()) is None:
+                return bool(writing.result())
+            logger.error("The end of session %s could not be written", self.id, exc_info=failure, extra=self._extra())
+        return False
+
+    async def _reason_of_others(self, reason: EndReason) -> EndReason:
+        """Return why the row says that the session ended: somebody else ended it first, and that is final."""
+        if self._gave_up.is_set():
+            return reason
+        row = await store.get_session(self.uuid)
+        return EndReason(row.end_reason) if row is not None and row.end_reason else reason
+
+    def _write(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> asyncio.Task[T]:
         """Write to the row, after all that was asked for before, however long the database is away.
 
         Only who needs it awaits it: an agent is closed in time also when that cannot be written down yet.
         """
         previous = self._last_write
 
-        async def write() -> None:
+        async def write() -> T:
             if previous is not None:
                 await asyncio.wait({previous})
-            await store.persist(fn, *args, **kwargs)
+            return await store.persist(fn, *args, **kwargs)
 
-        self._last_write = spawn(write(), name=f"agent-session-write-{self.id}")
-        return self._last_write
+        task = spawn(write(), name=f"agent-session-write-{self.id}")
+        task.add_done_callback(self._note_failed_write)
+        self._last_write = task
+        return task
+
+    def _note_failed_write(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            logger.error("A write for session %s failed: %r", self.id, failure, extra=self._extra())
 
     def _last_metrics(self) -> dict[str, Any]:
         try:
@@ -480,6 +543,17 @@ class LiveSession:
         return {"session": self.id, "call": f"{self.call_type}/{self.call_id}"}
 
 
+def _number(value: Any) -> int | float | None:
+    """Return a metric as JSON and every database take it: None for what is no finite number."""
+    if value is None or isinstance(value, int):
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
 async def close_agent(agent: Agent) -> None:
     """Close an agent and wait until it has closed. It may take for ever: bound it.
 
@@ -487,7 +561,10 @@ async def close_agent(agent: Agent) -> None:
     other close runs inside an event handler for which it then waits itself; cancelling the handler once more lets it
     come to its end (vision-agents 0.6.9, ``EventManager.shutdown``).
     """
-    await agent.close()
+    try:
+        await agent.close()
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise RuntimeError(f"agent.close() raised {error!r}") from error  # it would end the loop, and all sessions
     while not getattr(agent, "closed", True):
         events = getattr(agent, "events", None)
         if getattr(events, "_closed", False):
@@ -497,7 +574,21 @@ async def close_agent(agent: Agent) -> None:
 
 
 async def _send(signal: Signal, **arguments: Any) -> None:
-    results = await signal.asend_robust(AgentSession, **arguments)
+    """Send a signal to all its receivers. What they do wrong is logged: it must harm neither session nor worker."""
+    try:
+        async with asyncio.timeout(_RECEIVERS_SECONDS):
+            results = await signal.asend_robust(AgentSession, **arguments)
+    except TimeoutError:
+        logger.error("Receivers of a signal took longer than %g s and were cancelled", _RECEIVERS_SECONDS)
+        return
+    except (SystemExit, KeyboardInterrupt) as error:
+        logger.error("A signal receiver raised %r", error)
+        return
     for receiver, result in results:
         if isinstance(result, Exception):
             logger.error("A signal receiver failed: %r", receiver, exc_info=result)
+
+
+async def tell_ended(session_id: str, reason: EndReason) -> None:
+    """Send `session_ended` for a session that ended elsewhere, or without its supervisor."""
+    await _send(session_ended, session_id=session_id, status=reason.status.value, end_reason=reason.value)

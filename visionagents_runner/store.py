@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from django.db import InterfaceError, OperationalError, connections, router, transaction
 from django.db.models import Q
@@ -32,6 +33,9 @@ from .models import AgentSession, EndReason, Slot, Worker, WorkerState
 from .models.worker import seconds_ago
 from .process import ProcessIdentity, is_known_dead
 
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
@@ -41,19 +45,26 @@ DATABASE_ERRORS = (OperationalError, InterfaceError)
 """What a database that does not answer, or that chose a transaction as the victim of a deadlock, raises."""
 
 _READERS = 2
+_QUERY_SECONDS = 20.0
+_IDLE_SECONDS = 5.0
 _DEADLOCK_TRIES = 5
 _SLOT_AGE = timedelta(days=1)
 _BATCH = 500
 
 
 class _Lane:
-    """One thread and its database connections, which outlive the single query but not an error."""
+    """One thread with a connection of its own, outside any pool, which outlives the single query but not an error.
 
-    def __init__(self, name: str, prepare: Callable[[], None] | None = None) -> None:
+    ``seconds()`` is how long the database may take to answer it: nothing here is worth waiting for longer, and a
+    process must be able to end while the database is away.
+    """
+
+    def __init__(self, name: str, seconds: Callable[[], float]) -> None:
         self._name = name
-        self._prepare = prepare
+        self._seconds = seconds
         self._executor: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
+        self._used_at = 0.0
         self.pending = 0
 
     async def run(self, fn: Callable[[], T]) -> T:
@@ -67,52 +78,71 @@ class _Lane:
         finally:
             self.pending -= 1
 
-    def close(self) -> None:
+    def close(self, timeout: float) -> bool:
         with self._lock:
             executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.submit(connections.close_all)
-            executor.shutdown(wait=True)
+        if executor is None:
+            return True
+        closing = executor.submit(connections.close_all)
+        executor.shutdown(wait=False)
+        try:
+            closing.result(timeout)
+        except TimeoutError:
+            return False
+        return True
 
-    @staticmethod
-    def _unit(fn: Callable[[], T]) -> T:
+    def _prepare(self) -> None:
+        alias = router.db_for_write(Worker)
+        connection = connections[alias].copy()
+        options = connection.settings_dict.setdefault("OPTIONS", {})
+        options.pop("pool", None)
+        seconds = max(1, int(self._seconds()))
+        if connection.vendor == "sqlite":
+            options["timeout"] = min(options.get("timeout", seconds), seconds)
+        elif connection.vendor == "postgresql":
+            options.setdefault("connect_timeout", seconds)
+            options.setdefault("tcp_user_timeout", seconds * 1000)
+        elif connection.vendor == "mysql":
+            options.setdefault("connect_timeout", seconds)
+            options.setdefault("read_timeout", seconds)
+            options.setdefault("write_timeout", seconds)
+        connections[alias] = connection
+
+    def _unit(self, fn: Callable[[], T]) -> T:
+        connection = connections[router.db_for_write(Worker)]
+        idle = time.monotonic() - self._used_at > _IDLE_SECONDS
+        if idle and connection.connection is not None and not connection.is_usable():
+            connection.close()  # the database was started anew: better found out now than in the middle
+        if connection.connection is None:
+            self._connect(connection)
         try:
             return fn()
         finally:
-            for connection in connections.all(initialized_only=True):
-                if connection.connection is None or connection.in_atomic_block:
-                    continue
-                if connection.settings_dict.get("OPTIONS", {}).get("pool"):
-                    connection.close()  # gives it back to the pool: cheap, and the host's pool may be small
-                elif connection.errors_occurred:
-                    if connection.is_usable():
-                        connection.errors_occurred = False
-                    else:
-                        connection.close()
+            self._used_at = time.monotonic()
+            if connection.connection is not None and connection.errors_occurred:
+                if connection.is_usable():
+                    connection.errors_occurred = False
+                else:
+                    connection.close()
+            for other in connections.all(initialized_only=True):
+                if other is not connection:
+                    other.close_if_unusable_or_obsolete()
+
+    def _connect(self, connection: BaseDatabaseWrapper) -> None:
+        connection.ensure_connection()
+        # A pooler that gives each transaction another connection would keep this for others. Who has one says so:
+        if connection.vendor == "postgresql" and not connection.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS"):
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT set_config('statement_timeout', %s, false)", [str(int(self._seconds() * 1000))])
 
 
-def _limit_connection() -> None:
-    """Give this thread a connection of its own, outside any pool, that gives up long before the time-to-live."""
-    alias = router.db_for_write(Worker)
-    connection = connections[alias].copy()
-    seconds = max(1, int(get_settings().WORKER_TTL / 3))
-    options = connection.settings_dict.setdefault("OPTIONS", {})
-    options.pop("pool", None)
-    if connection.vendor == "sqlite":
-        options["timeout"] = seconds
-    elif connection.vendor == "postgresql":
-        options.setdefault("connect_timeout", seconds)
-        options.setdefault("tcp_user_timeout", seconds * 1000)
-    elif connection.vendor == "mysql":
-        options.setdefault("connect_timeout", seconds)
-        options.setdefault("read_timeout", seconds)
-        options.setdefault("write_timeout", seconds)
-    connections[alias] = connection
+def _pulse_seconds() -> float:
+    return get_settings().WORKER_TTL / 3
 
 
-_writer = _Lane("visionagents-writer")
-_readers = [_Lane(f"visionagents-reader-{number}") for number in range(_READERS)]
-_pulse = _Lane("visionagents-pulse", _limit_connection)
+_writer = _Lane("visionagents-writer", lambda: _QUERY_SECONDS)
+_readers = [_Lane(f"visionagents-reader-{number}", lambda: _QUERY_SECONDS) for number in range(_READERS)]
+_pulse = _Lane("visionagents-pulse", _pulse_seconds)
 
 
 async def read(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -137,10 +167,15 @@ async def persist(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
             delay = min(delay * 2, 5.0)
 
 
-def close() -> None:
-    """End the threads and close their connections. The next query opens new ones."""
-    for lane in (_writer, *_readers, _pulse):
-        lane.close()
+def close(timeout: float = 10.0) -> bool:
+    """End the threads and close their connections; the next query opens new ones.
+
+    Returns False if one of them still waits for the database after ``timeout`` seconds; Python would join it at its
+    exit.
+    """
+    deadline = time.monotonic() + timeout
+    results = [lane.close(max(0.0, deadline - time.monotonic())) for lane in (_writer, *_readers, _pulse)]
+    return all(results)
 
 
 # Sessions
@@ -297,7 +332,7 @@ async def register(worker: Worker) -> None:
     await write(partial(worker.save, force_insert=True))
 
 
-async def beat(worker: Worker, *, within: float) -> bool:
+async def beat(worker: Worker, *, within: float, draining: bool = False) -> bool:
     """Record a heartbeat and take back sessions that others thought unreachable.
 
     Returns False if others had declared this worker dead; it is revived then, and its former sessions are lost.
@@ -305,19 +340,13 @@ async def beat(worker: Worker, *, within: float) -> bool:
     Raises:
         TimeoutError: the database did not answer ``within`` seconds.
     """
-    return await asyncio.wait_for(_pulse.run(partial(_beat, worker)), within)
+    return await asyncio.wait_for(_pulse.run(partial(_beat, worker, draining)), within)
 
 
-def _beat(worker: Worker) -> bool:
-    with transaction.atomic(using=router.db_for_write(Worker)):
-        connection = connections[router.db_for_write(Worker)]
-        if connection.vendor == "postgresql":
-            with connection.cursor() as cursor:
-                milliseconds = int(get_settings().WORKER_TTL * 1000 / 3)
-                cursor.execute("SELECT set_config('statement_timeout', %s, true)", [str(milliseconds)])
-        alive = Worker.objects.beat(worker.pk)
-        if not alive:
-            worker.revive()
+def _beat(worker: Worker, draining: bool) -> bool:
+    alive = Worker.objects.beat(worker.pk)
+    if not alive:
+        worker.revive(draining=draining)
     AgentSession.objects.filter(worker_id=worker.pk).mark_reachable()
     return alive
 

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 from . import __version__, store
 from .conf import get_settings
 from .exceptions import NotReady, RunnerConfigurationError
-from .models import AgentSession, EndReason, SessionStatus, Worker
+from .models import EndReason, SessionStatus, Worker
 from .process import identify
-from .session import LiveSession
-from .signals import session_ended
+from .session import LiveSession, tell_ended
 from .tasks import spawn
 
 if TYPE_CHECKING:
@@ -49,7 +48,9 @@ class AgentWorker:
         self._saved: dict[uuid.UUID, dict[str, Any]] = {}
         self._hurry: asyncio.Event | None = None
         self._idle: asyncio.Event | None = None
-        self._stopped: asyncio.Event | None = None
+        self._draining: asyncio.Task[None] | None = None
+        self._telling: set[asyncio.Task[Any]] = set()
+        self._limits: dict[str, asyncio.Task[Any]] = {}
         self._stop_listening: Callable[[], None] = lambda: None
 
     # State
@@ -119,61 +120,85 @@ class AgentWorker:
         global _current
         if self._running:
             raise RuntimeError("The worker is already running")
-        if _current is not None and _current.running:
+        if _current is not None:
             raise RuntimeError("This process has a worker already: stop it first")
-        attached: list[AgentLauncher] = []
+        _current = self
         try:
             for launcher in self.launchers.values():
                 launcher.attach(self)
-                attached.append(launcher)
             self._row = self._new_row()
             await self._register(self._row)
         except BaseException:
-            for launcher in attached:
-                launcher.detach()
+            self._forget()
             raise
         self._running = True
-        self._hurry, self._idle, self._stopped = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._hurry, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
-        _current = self
         self._listen()
         settings = get_settings()
         self._every(settings.HEARTBEAT_INTERVAL, self._beat, name="heartbeat")
         self._every(settings.POLL_INTERVAL, self._poll, name="poll")
         self._every(settings.METRICS_INTERVAL, self._save_metrics, name="metrics")
+        # On its own: looking after others may take long, and a heartbeat must not.
+        self._every(settings.HEARTBEAT_INTERVAL, self._look_after_sessions, name="reap", at_once=True)
         for launcher in self.launchers.values():
-            self._every(
-                launcher.maintenance_interval, _awaitable(launcher.check_limits), name=f"limits-{launcher.name}"
-            )
-        self._spawn(self._reap(), name="reap")
-        if warm_up:
-            for launcher in self.launchers.values():
+            self._look_after(launcher)
+            if warm_up:
                 self._spawn(self._warm_up(launcher), name=f"warm-up-{launcher.name}")
+
+    def add(self, launcher: AgentLauncher) -> None:
+        """Host one more launcher, on the event loop on which this worker runs."""
+        name, number = launcher.name, 1
+        while name in self.launchers:
+            number += 1
+            name = f"{launcher.name}-{number}"
+        launcher.name = name
+        launcher.attach(self)
+        self.launchers[name] = launcher
+        self._look_after(launcher)
+
+    async def remove(self, launcher: AgentLauncher) -> None:
+        """Close the sessions of a launcher and host it no longer."""
+        await self.close_sessions(launcher.sessions.values(), reason=self.closing_reason)
+        if (task := self._limits.pop(launcher.name, None)) is not None:
+            task.cancel()
+        self.launchers.pop(launcher.name, None)
+        launcher.detach()
+
+    def _look_after(self, launcher: AgentLauncher) -> None:
+        work = _awaitable(launcher.check_limits)
+        self._limits[launcher.name] = self._every(launcher.maintenance_interval, work, name=f"limits-{launcher.name}")
 
     async def drain(self, timeout: float | None = None) -> None:
         """Take no new sessions, let calls go on for ``timeout`` seconds (DRAIN_TIMEOUT), then close the rest; stop.
 
-        Asked again while it drains, it closes the rest at once.
+        Asked again while it drains, it closes the rest at once. It goes on if its caller is cancelled.
         """
         if not self._running:
             return
+        if self._draining is None:
+            self.draining = True
+            timeout = get_settings().DRAIN_TIMEOUT if timeout is None else timeout
+            self._draining = spawn(self._drain(timeout), name=f"{_TASK_NAME}-drain")
+        else:
+            self.hurry()
+        await asyncio.shield(self._draining)
+
+    async def _drain(self, timeout: float) -> None:
         assert self._hurry is not None
-        assert self._stopped is not None
-        if self.draining:
-            self._hurry.set()
-            await self._stopped.wait()
-            return
-        self.draining = True
-        timeout = get_settings().DRAIN_TIMEOUT if timeout is None else timeout
-        count = sum(1 for _ in self.live_sessions)
-        if count:
-            logger.info("Draining: %d live sessions may go on for %g s", count, timeout)
-        marking = self._spawn(self._mark_draining(), name="mark-draining")
-        deadline = time.monotonic() + timeout
-        while (left := deadline - time.monotonic()) > 0 and not self._hurry.is_set() and any(self.live_sessions):
-            await self._wait_idle_or_hurry(left)
-        marking.cancel()
-        await self._stop()
+        try:
+            count = sum(1 for _ in self.live_sessions)
+            if count and timeout > 0:
+                logger.info("Draining: %d live sessions may go on for %g s", count, timeout)
+            self._spawn(self._mark_draining(), name="mark-draining")
+            deadline = time.monotonic() + timeout
+            while (left := deadline - time.monotonic()) > 0 and not self._hurry.is_set() and any(self.live_sessions):
+                await self._wait_idle_or_hurry(left)
+            await self._stop()
+        except Exception:
+            logger.exception("The worker did not stop in order; the next one declares what it left as lost")
+        finally:
+            self._forget()
 
     def hurry(self) -> None:
         """Have a drain that is under way close the rest at once."""
@@ -209,9 +234,7 @@ class AgentWorker:
             self._idle.set()
 
     async def _stop(self) -> None:
-        global _current
         assert self._row is not None
-        assert self._stopped is not None
         await self.close_sessions(self.live_sessions, reason=self.closing_reason)
         self._stop_listening()
         for task in list(self._tasks):
@@ -220,15 +243,22 @@ class AgentWorker:
         try:
             async with asyncio.timeout(_LAST_SECONDS):
                 left = await store.stop(self._row)
-            await self._announce(left, EndReason.DRAINED)
+            self._announce(left, EndReason.DRAINED)
         except (TimeoutError, *store.DATABASE_ERRORS) as error:
             logger.error("The worker could not say goodbye to the database: %r; others will reap it", error)
+        if self._telling:
+            await asyncio.wait(self._telling, timeout=_LAST_SECONDS)
+
+    def _forget(self) -> None:
+        """This process has no worker any more."""
+        global _current
         self._running = False
+        for task in self._tasks | self._telling:
+            task.cancel()
         for launcher in self.launchers.values():
             launcher.detach()
         if _current is self:
             _current = None
-        self._stopped.set()
 
     # Pieces
 
@@ -247,17 +277,18 @@ class AgentWorker:
         )
 
     async def _register(self, row: Worker) -> None:
-        from django.db import ProgrammingError
+        from django.db import DatabaseError
 
         try:
             await store.register(row)
-        except (ProgrammingError, *store.DATABASE_ERRORS) as error:
+        except DatabaseError as error:
             text = str(error).lower()
             if "no such table" in text or "does not exist" in text or "doesn't exist" in text:
                 raise RunnerConfigurationError(
                     "The database has no tables for the sessions: run `python manage.py migrate`"
                 ) from error
-            raise
+            first_line = str(error).partition("\n")[0]
+            raise RunnerConfigurationError(f"The database does not answer: {first_line}") from error
 
     def _listen(self) -> None:
         loop = asyncio.get_running_loop()
@@ -279,18 +310,32 @@ class AgentWorker:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _every(self, seconds: float, work: Callable[[], Awaitable[Any]], *, name: str) -> None:
+    def _every(
+        self, seconds: float, work: Callable[[], Awaitable[Any]], *, name: str, at_once: bool = False
+    ) -> asyncio.Task[Any]:
         async def loop() -> None:
-            while True:
+            if not at_once:
                 await asyncio.sleep(seconds)
+            while True:
                 try:
                     await work()
                 except store.DATABASE_ERRORS as error:
                     logger.warning("The worker's %s: the database does not answer: %s", name, error)
+                except asyncio.CancelledError:
+                    task = asyncio.current_task()
+                    if task is None or task.cancelling():
+                        raise
+                    logger.error("The worker's %s was cancelled from inside; it goes on", name)
                 except Exception:
                     logger.exception("The worker's %s failed", name)
+                await asyncio.sleep(seconds)
 
-        self._spawn(loop(), name=name)
+        return self._spawn(loop(), name=name)
+
+    def track(self, task: asyncio.Task[Any]) -> None:
+        """Hold a task that tells receivers of something, and give it a moment before this worker stops."""
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     async def _warm_up(self, launcher: AgentLauncher) -> None:
         for attempt in range(10**9):
@@ -330,29 +375,22 @@ class AgentWorker:
     async def _beat(self) -> None:
         assert self._row is not None
         try:
-            alive = await store.beat(self._row, within=get_settings().WORKER_TTL / 3)
+            alive = await store.beat(self._row, within=get_settings().WORKER_TTL / 3, draining=self.draining)
         except TimeoutError:
             logger.warning("A heartbeat did not reach the database in time")
             return
         if not alive:
             logger.error("This worker was silent for so long that others declared its sessions lost")
-        await self._close_what_was_declared_lost()
-        await self._reap()
 
-    async def _reap(self) -> None:
+    async def _look_after_sessions(self) -> None:
+        """Close sessions of ours that others declared lost, and declare lost those of workers that died."""
         assert self._row is not None
-        try:
-            lost = await store.reap(self._row, self._identity)
-        except store.DATABASE_ERRORS as error:
-            logger.warning("Looking for dead workers failed: %s", error)
-            return
-        await self._announce(lost, EndReason.WORKER_LOST)
+        await self._close_what_was_declared_lost()
+        self._announce(await store.reap(self._row, self._identity), EndReason.WORKER_LOST)
 
-    async def _announce(self, ids: Sequence[uuid.UUID], reason: EndReason) -> None:
+    def _announce(self, ids: Iterable[uuid.UUID], reason: EndReason) -> None:
         for pk in ids:
-            await session_ended.asend_robust(
-                AgentSession, session_id=str(pk), status=reason.status.value, end_reason=reason.value
-            )
+            self.track(spawn(tell_ended(str(pk), reason), name=f"told-{pk}"))
 
     async def _poll(self) -> None:
         assert self._row is not None
@@ -374,11 +412,16 @@ class AgentWorker:
 
     async def _save_metrics(self) -> None:
         snapshots: dict[uuid.UUID, dict[str, Any]] = {}
-        for session in self.live_sessions:
-            if session.status is SessionStatus.ACTIVE and session.has_agent:
+        for session in list(self.live_sessions):
+            if session.status is not SessionStatus.ACTIVE or not session.has_agent:
+                continue
+            try:
                 metrics = session.metrics()
-                if metrics and metrics != self._saved.get(session.uuid):
-                    snapshots[session.uuid] = metrics
+            except Exception:
+                logger.exception("Reading the metrics of session %s failed", session.id)
+                continue
+            if metrics and metrics != self._saved.get(session.uuid):
+                snapshots[session.uuid] = metrics
         if snapshots:
             await store.save_metrics(snapshots)
         live = {session.uuid for session in self.live_sessions}
@@ -411,11 +454,20 @@ async def ensure_worker(runner: Runner) -> AgentWorker:
     async with _starting:
         if _current is not None and _current.running:
             return _current
-        if runner.stopped:
-            raise NotReady("The worker has stopped")
+        _refuse_if_stopped(runner)
         worker = AgentWorker(runner.launchers, runner=runner.path)
         await worker.start()
+        try:
+            _refuse_if_stopped(runner)  # a signal may have come meanwhile
+        except NotReady:
+            await worker.stop()
+            raise
         return worker
+
+
+def _refuse_if_stopped(runner: Runner) -> None:
+    if runner.stopped:
+        raise NotReady("The worker has stopped")
 
 
 def _awaitable(work: Callable[[], None]) -> Callable[[], Awaitable[None]]:

@@ -6,9 +6,11 @@ import asyncio
 import gc
 import weakref
 from contextlib import suppress
+from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.db import OperationalError
 
 from tests.agents import StubAgent, create_agent, join_call
 from tests.conftest import agent_of, row_of, until
@@ -408,3 +410,129 @@ async def test_an_ended_session_is_garbage(launch: Any) -> None:
     gc.collect()
     assert reference() is None
     assert len(asyncio.all_tasks()) <= before
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("name \udc80 of a file"), RuntimeError("a\x00b"), RuntimeError("x" * 200_000)]
+)
+async def test_an_error_of_any_text_is_written_down(launch: Any, error: Exception) -> None:
+    async def join(agent: StubAgent, call_type: str, call_id: str) -> None:
+        raise error
+
+    launcher = await launch(join=join, max_concurrent_sessions=1)
+    session = await launcher.start_session("call")
+    async with asyncio.timeout(10):
+        await session.wait_ended()
+    row = await row_of(session)
+    assert (row.status, row.end_reason) == ("failed", "join_failed")
+    assert "RuntimeError" in row.error
+    assert len(row.error) < 70_000
+    again = await launcher.start_session("call")
+    await again.wait_ended()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), Decimal("1.5"), object(), "text"])
+async def test_a_metric_that_is_no_number_does_not_keep_a_session_live(launch: Any, value: Any) -> None:
+    class Metrics:
+        def to_dict(self) -> dict[str, Any]:
+            return {"good": 1, "odd": value}
+
+    launcher = await launch()
+    session = await launcher.start_session("call")
+    agent_of(session).metrics = Metrics()  # type: ignore[assignment]
+    agent_of(session).end()
+    row = await assert_ended(session, "closed", "finished")
+    assert row.metrics == {"good": 1, "odd": 1.5 if isinstance(value, Decimal) else None}
+
+
+async def test_an_end_that_cannot_be_written_whole_is_written_bare(launch: Any, monkeypatch: Any) -> None:
+    finish = AgentSession.finish
+
+    def picky(self: AgentSession, reason: EndReason, *, error: str, **kwargs: Any) -> bool:
+        if "unspeakable" in error:
+            raise ValueError("cannot be written")
+        return finish(self, reason, error=error, **kwargs)
+
+    async def join(agent: StubAgent, call_type: str, call_id: str) -> None:
+        raise RuntimeError("unspeakable")
+
+    monkeypatch.setattr(AgentSession, "finish", picky)
+    launcher = await launch(join=join)
+    session = await launcher.start_session("call")
+    await session.wait_ended()
+    row = await row_of(session)
+    assert (row.status, row.error) == ("failed", "The end could not be written whole: see the log.")
+
+
+async def test_an_agent_is_closed_while_its_start_cannot_be_written(launch: Any, monkeypatch: Any) -> None:
+    away, active = [True], AgentSession.mark_active
+
+    def unreachable(self: AgentSession, *args: Any, **kwargs: Any) -> bool:
+        if away[0]:
+            raise OperationalError("the database system is shutting down")
+        return active(self, *args, **kwargs)
+
+    monkeypatch.setattr(AgentSession, "mark_active", unreachable)
+    launcher = await launch()
+    starting = asyncio.ensure_future(launcher.start_session("call"))
+    await until(lambda: bool(launcher.sessions))
+    (session,) = launcher.sessions.values()
+    await until(lambda: session.task is not None)
+    session.request_close()
+    await until(lambda: agent_of(session).closed)
+    away[0] = False
+    await starting
+    await session.wait()
+    row = await row_of(session)
+    assert (row.end_reason, row.started_at is not None) == ("requested", True)
+
+
+async def test_a_session_that_was_unreachable_while_it_started_is_active_when_it_is_back(launch: Any) -> None:
+    building, go_on = asyncio.Event(), asyncio.Event()
+
+    async def create(session: LiveSession | None) -> StubAgent:
+        if session is not None:
+            building.set()
+            await go_on.wait()
+        return StubAgent()
+
+    launcher = await launch(create)
+    starting = asyncio.ensure_future(launcher.start_session("call"))
+    await building.wait()
+    await store.write(AgentSession.objects.mark_unreachable)
+    go_on.set()
+    session = await starting
+    row = await row_of(session)
+    assert (row.status, row.started_at is not None) == ("unreachable", True)
+    await store.write(AgentSession.objects.mark_reachable)
+    assert (await row_of(session)).status == "active"
+
+
+async def test_an_agent_that_cannot_tell_its_times_still_has_its_limits(launch: Any) -> None:
+    class Mute(StubAgent):
+        def on_call_for(self) -> float:
+            raise ZeroDivisionError
+
+    launcher = await launch(Mute, join_timeout=0.001, maintenance_interval=0.01)
+    session = await launcher.start_session("call")
+    await assert_ended(session, "failed", "join_failed", error="join_timeout")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_loop_can_end_while_the_database_is_away(monkeypatch: Any) -> None:
+    from visionagents_runner import AgentLauncher
+
+    monkeypatch.setattr("visionagents_runner.session._LAST_WRITE_SECONDS", 0.0)
+
+    def away(*args: Any, **kwargs: Any) -> bool:
+        raise OperationalError("the database system is shutting down")
+
+    async def main() -> None:
+        launcher = AgentLauncher(create_agent, join_call, close_timeout=0.05)  # type: ignore[arg-type]
+        await launcher.start()
+        await launcher.start_session("call")
+        monkeypatch.setattr(AgentSession, "finish", away)
+
+    asyncio.run(main())
+    assert AgentSession.objects.get().is_live  # the next worker declares it lost
+    _forget_worker()

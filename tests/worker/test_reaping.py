@@ -113,6 +113,7 @@ async def test_a_worker_that_was_declared_dead_closes_its_sessions_and_goes_on(l
     await store.write(lambda: AgentSession.objects.finish(EndReason.WORKER_LOST))
     await store.write(worker._row.mark_stopped)
     await worker._beat()
+    await worker._look_after_sessions()
     await session.wait()
     assert agent_of(session).closed
     row = await row_of(session)

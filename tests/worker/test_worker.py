@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
 from typing import Any
 
@@ -11,9 +12,10 @@ from django.db import OperationalError
 
 from tests.agents import StubAgent, create_agent, join_call
 from tests.conftest import agent_of, row_of, until
-from visionagents_runner import AgentLauncher, store
-from visionagents_runner.models import AgentSession, Worker, WorkerState
+from visionagents_runner import AgentLauncher, NotReady, store
+from visionagents_runner.models import AgentSession, EndReason, Worker, WorkerState
 from visionagents_runner.models.worker import seconds_ago
+from visionagents_runner.signals import session_ended
 from visionagents_runner.worker import AgentWorker, current_worker
 
 
@@ -52,12 +54,154 @@ async def test_a_launcher_runs_once(launch: Any) -> None:
         await launcher.start()
 
 
-async def test_a_process_has_one_worker(launch: Any) -> None:
+async def test_launchers_of_one_process_share_its_worker(launch: Any) -> None:
+    first, second = await launch(), await launch()
+    sessions = [await launcher.start_session("call") for launcher in (first, second)]
+    assert [session.agent_name for session in sessions] == ["default", "default-2"]
+    assert await store.read(Worker.objects.count) == 1
+    await second.stop()
+    assert (await row_of(sessions[1])).end_reason == "drained"
+    assert (sessions[0].finished, first.ready, second.running) == (False, True, False)
+    await first.stop()
+    assert (await row_of(sessions[0])).end_reason == "drained"
+
+
+async def test_a_second_worker_in_one_process_is_refused(launch: Any) -> None:
     await launch()
     other = AgentLauncher(create_agent, join_call)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="has a worker already"):
-        await other.start()
+        await AgentWorker({"other": other}).start()
     assert not other.running
+
+
+async def test_a_drain_goes_on_when_its_caller_is_cancelled(launch: Any) -> None:
+    release = asyncio.Event()
+
+    class Slow(StubAgent):
+        async def close(self) -> None:
+            if self.joined_at:
+                await release.wait()
+            await super().close()
+
+    launcher = await launch(Slow)
+    session = await launcher.start_session("call")
+    caller = asyncio.ensure_future(launcher.stop())
+    await until(lambda: session.closing)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    release.set()
+    async with asyncio.timeout(10):
+        await the_worker().stop()
+    assert (await row_of(session)).end_reason == "drained"
+    assert current_worker() is None
+
+
+async def test_a_heartbeat_waits_for_nobody_else(launch: Any, settings: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("visionagents_runner.worker._LAST_SECONDS", 0.5)
+    settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "HEARTBEAT_INTERVAL": 0.01}
+    release = threading.Event()
+
+    async def hanging(**kwargs: Any) -> None:
+        await asyncio.Event().wait()
+
+    session_ended.connect(hanging)
+    try:
+        launcher = await launch()
+        session = await launcher.start_session("call")
+        agent_of(session).end()
+        await session.wait()
+        blocked = asyncio.ensure_future(store.write(release.wait, 20))
+        first = (await worker_row()).heartbeat_at
+        while (await worker_row()).heartbeat_at == first:  # noqa: ASYNC110 - the test's own timeout bounds it
+            await asyncio.sleep(0.01)
+    finally:
+        session_ended.disconnect(hanging)
+        release.set()
+        await blocked
+
+
+async def test_a_periodic_task_that_is_cancelled_from_inside_goes_on(launch: Any, monkeypatch: Any) -> None:
+    await launch()
+    worker, calls = the_worker(), []
+    twice = asyncio.Event()
+
+    async def work() -> None:
+        calls.append(1)
+        if len(calls) > 1:
+            twice.set()
+        raise asyncio.CancelledError
+
+    worker._every(0.001, work, name="test")
+    async with asyncio.timeout(10):
+        await twice.wait()
+
+
+async def test_who_is_told_of_an_end_is_told_before_the_worker_stops(launch: Any) -> None:
+    told: list[str] = []
+
+    async def slow(session_id: str, end_reason: str, **kwargs: Any) -> None:
+        await asyncio.sleep(0.05)
+        told.append(end_reason)
+
+    session_ended.connect(slow)
+    try:
+        launcher = await launch()
+        await launcher.start_session("call")
+        await launcher.stop()
+    finally:
+        session_ended.disconnect(slow)
+    assert told == ["drained"]
+
+
+async def test_a_session_that_others_ended_is_told_of_by_them_and_only_once(launch: Any) -> None:
+    told: list[str] = []
+
+    def receiver(session_id: str, end_reason: str, **kwargs: Any) -> None:
+        told.append(end_reason)
+
+    launcher = await launch()
+    session = await launcher.start_session("call")
+    session_ended.connect(receiver)
+    try:
+        await store.write(lambda: AgentSession.objects.finish(EndReason.WORKER_LOST))
+        agent_of(session).end()
+        await session.wait()
+        await launcher.stop()
+    finally:
+        session_ended.disconnect(receiver)
+    assert told == []
+    assert session.end_reason == EndReason.WORKER_LOST
+
+
+async def test_a_start_while_the_database_is_away_says_so(launch: Any, monkeypatch: Any) -> None:
+    launcher = await launch()
+
+    def away(*args: Any) -> None:
+        raise OperationalError("could not connect to server")
+
+    monkeypatch.setattr(store, "_admit", away)
+    with pytest.raises(NotReady, match="database does not answer"):
+        await launcher.start_session("call")
+
+
+async def test_a_row_that_lands_too_late_does_not_stay_live(launch: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("visionagents_runner.launcher._ADMIT_SECONDS", 0.01)
+    launcher = await launch()
+    release, admit = threading.Event(), store._admit
+
+    def slow(*args: Any) -> None:
+        release.wait(20)
+        admit(*args)
+
+    monkeypatch.setattr(store, "_admit", slow)
+    with pytest.raises(NotReady, match="database does not answer"):
+        await launcher.start_session("call")
+    release.set()
+    await launcher.stop()
+    row = await store.read(AgentSession.objects.get)
+    assert (row.status, row.end_reason) == ("failed", "create_failed")
+    assert "too late" in row.error
 
 
 async def test_a_close_request_of_this_process_takes_effect_at_once(launch: Any, settings: Any) -> None:

@@ -51,6 +51,7 @@ class EndReason(models.TextChoices):
         return SessionStatus.LOST if self is EndReason.WORKER_LOST else SessionStatus.CLOSED
 
 
+MAX_ERROR_LENGTH = 64 * 1024
 ENDED = (SessionStatus.CLOSED, SessionStatus.FAILED, SessionStatus.LOST)
 
 
@@ -104,7 +105,7 @@ class AgentSessionQuerySet(models.QuerySet["AgentSession"]):
             data={"reason": reason.value, **(data or {})},
             status=reason.status,
             end_reason=reason,
-            error=error.replace("\0", ""),
+            error=_storable(error),
             ended_at=at or Now(),
             **values,
         )
@@ -216,14 +217,17 @@ class AgentSession(models.Model):
         )
 
     def mark_active(self, *, agent_id: str, at: datetime | None = None) -> bool:
-        """The agent is built and its join begins; False if the row was not `starting` any more."""
+        """The agent is built and its join begins; False if that is known or it has ended.
+
+        One that is asked to close, or unreachable, meanwhile stays that; its timestamps tell what it was.
+        """
         return bool(
             _change(
-                self._self().filter(status=SessionStatus.STARTING),
+                self._self().live().filter(started_at__isnull=True),
                 "started",
                 keys=[self.pk],
                 data={"agent_id": agent_id},
-                status=SessionStatus.ACTIVE,
+                status=Case(When(status=SessionStatus.STARTING, then=Value(SessionStatus.ACTIVE)), default=F("status")),
                 agent_id=agent_id,
                 started_at=at or Now(),
             )
@@ -254,6 +258,16 @@ class AgentSession(models.Model):
 
     def _self(self) -> AgentSessionQuerySet:
         return AgentSession.objects.filter(pk=self.pk)
+
+
+def _storable(text: str) -> str:
+    """Return ``text`` as every database takes it: tracebacks may hold NUL, or lone surrogates from file names."""
+    clean = text.replace("\0", "").encode("utf-8", "backslashreplace").decode()
+    return (
+        clean
+        if len(clean) <= MAX_ERROR_LENGTH
+        else f"{clean[: MAX_ERROR_LENGTH // 2]}\n[...]\n{clean[-MAX_ERROR_LENGTH // 2 :]}"
+    )
 
 
 def _change(

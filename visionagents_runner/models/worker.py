@@ -85,9 +85,10 @@ class Worker(models.Model):
         """Say goodbye. Its sessions must have ended before; False if it was stopped already."""
         return self._set_state(WorkerState.STOPPED, stopped_at=Now())
 
-    def revive(self) -> None:
+    def revive(self, *, draining: bool = False) -> None:
         """It was declared dead while it was only slow: it runs on, under its old name and with no sessions."""
-        Worker.objects.filter(pk=self.pk).update(state=WorkerState.RUNNING, stopped_at=None, heartbeat_at=Now())
+        state = WorkerState.DRAINING if draining else WorkerState.RUNNING
+        Worker.objects.filter(pk=self.pk).update(state=state, stopped_at=None, heartbeat_at=Now())
 
     def _set_state(self, state: WorkerState, **values: Any) -> bool:
         return bool(Worker.objects.running().filter(pk=self.pk).update(state=state, **values))
