@@ -126,3 +126,13 @@ def test_a_row_that_would_be_ended_and_live_is_refused_by_the_database() -> None
         AgentSession.objects.create(call_id="x", status="active", end_reason="finished")
     with pytest.raises(IntegrityError):
         AgentSession.objects.create(call_id="x", status="resting")
+
+
+async def test_ending_does_not_wait_for_ever_for_a_thread_that_the_database_holds() -> None:
+    release = threading.Event()
+    held = asyncio.ensure_future(store.write(release.wait, 20))
+    await asyncio.sleep(0)
+    assert await asyncio.to_thread(store.close, 0.01) is False
+    release.set()
+    await held
+    assert await asyncio.to_thread(store.close) is True
