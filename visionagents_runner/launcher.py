@@ -29,6 +29,7 @@ JoinCall = Callable[["Agent", str, str], Coroutine[Any, Any, Any]]
 DEFAULT_CONCURRENT_STARTS = 100
 _SLOW_BUILD_SECONDS = 0.05
 _CLOSE_SECONDS = 10.0
+_ADMIT_SECONDS = 15.0
 _ASKED_FOR = ("session", "call_id", "call_type", "metadata")
 
 
@@ -117,7 +118,7 @@ class AgentLauncher:
         self._join_call = join_call
         self._arguments = _named_parameters(create_agent)
         self._worker: AgentWorker | None = None
-        self._owns_worker = False
+        self._stopping = False
         self._sessions: dict[str, LiveSession] = {}
         self._admitting = 0
         self._warmed_up = False
@@ -143,11 +144,13 @@ class AgentLauncher:
         """
         if self._worker is not None:
             raise RuntimeError("AgentLauncher is already running")
-        from .worker import AgentWorker
+        from .worker import AgentWorker, current_worker
 
-        worker = AgentWorker({self.name: self})
-        await worker.start(warm_up=False)
-        self._owns_worker = True
+        worker = current_worker()
+        if worker is not None and worker.running:
+            worker.add(self)
+        else:
+            await AgentWorker({self.name: self}).start(warm_up=False)
         try:
             await self.warmup()
         except BaseException:
@@ -155,21 +158,22 @@ class AgentLauncher:
             raise
 
     async def stop(self) -> None:
-        """Close every session and stop. Their rows end as `drained`."""
+        """Close every session and stop. Their rows end as `drained`. The last launcher takes the worker along."""
         worker = self._worker
         if worker is None:
             return
-        if self._owns_worker:
-            self._owns_worker = False
-            await worker.stop()
+        self._stopping = True
+        if len(worker.launchers) > 1:
+            await worker.remove(self)
         else:
-            await worker.close_sessions(self.sessions.values())
+            await worker.stop()
 
     def attach(self, worker: AgentWorker) -> None:
         """Belong to ``worker`` from now on. Called by the worker."""
         if self._worker is not None:
             raise RuntimeError(f"The launcher {self.name!r} runs already, in another worker of this process")
         self._worker = worker
+        self._stopping = False
         self._sessions.clear()
         self._admitting = 0
         self._warmed_up = False
@@ -336,7 +340,7 @@ class AgentLauncher:
         from .session import LiveSession
 
         worker = self._worker
-        if worker is None:
+        if worker is None or self._stopping:
             raise NotReady("The agent launcher is not running: await launcher.start() first")
         if (reason := worker.not_taking()) is not None:
             raise reason
@@ -362,12 +366,25 @@ class AgentLauncher:
 
     async def _admit(self, row: Any) -> None:
         from . import store
+        from .models import EndReason
+        from .tasks import spawn
 
         try:
-            await store.admit(row, store.Limits(self.max_concurrent_sessions, self.max_sessions_per_call))
+            async with asyncio.timeout(_ADMIT_SECONDS):
+                await store.admit(row, store.Limits(self.max_concurrent_sessions, self.max_sessions_per_call))
         except store.DATABASE_ERRORS as error:
             logger.error("A session could not be admitted: %s", error)
             raise NotReady("The database does not answer") from error
+        except TimeoutError as error:
+            # The row may still land. Whatever it lands behind, this comes after it on the same thread.
+            end = store.persist(row.finish, EndReason.CREATE_FAILED, error="The database answered too late.")
+            self.track(spawn(end, name=f"too-late-{row.pk}"))
+            raise NotReady("The database does not answer") from error
+
+    def track(self, task: asyncio.Task[Any]) -> None:
+        """Have a task that tells receivers of something finish before the worker stops."""
+        if self._worker is not None:
+            self._worker.track(task)
 
     def _forget(self, session: LiveSession) -> None:
         self._sessions.pop(session.id, None)
