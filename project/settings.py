@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -32,11 +33,13 @@ def _secret_key() -> str:
     if not DEBUG:
         raise ImproperlyConfigured("Set the environment variable SECRET_KEY, or DEBUG=1 on your own machine.")
     path = BASE_DIR / ".secret_key"
-    try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    if not path.exists():
+        mine = path.with_name(f".secret_key.{os.getpid()}")
+        with open(os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(secrets.token_urlsafe(50))
-    except FileExistsError:
-        pass
+        with suppress(FileExistsError):
+            os.link(mine, path)  # with its content at once: another first start may be reading it
+        mine.unlink()
     return path.read_text()
 
 

@@ -59,11 +59,13 @@ class AgentsApplication:
         """Whether ``path``, as it stands in the request line, is one of the API's that go without Django."""
         return self._lean is not None and self._lean.matches({"type": "http", "path": path, "raw_path": path})
 
+    def prepare(self) -> None:
+        """Build now what would hold the event loop at the first request."""
+        _ = self._inner, self._lean
+
     @cached_property
     def _inner(self) -> ASGI3Application:
-        if self._application is not None:
-            return self._application  # type: ignore[no-any-return]
-        application: Any = django_asgi.get_asgi_application()
+        application: Any = self._application or django_asgi.get_asgi_application()
         from django.apps import apps
 
         if apps.is_installed("django.contrib.staticfiles") and (settings.DEBUG or self.runner.standalone):
@@ -82,6 +84,7 @@ class AgentsApplication:
         message = await receive()
         assert message["type"] == "lifespan.startup"
         self.runner.stopped = False
+        self.prepare()
         try:
             await ensure_worker(self.runner)
         except RunnerConfigurationError as error:
@@ -113,6 +116,26 @@ class AgentsApplication:
         if not self._hooked:
             self._hooked = True
             hook_into_server(self.runner, worker)
+
+
+def project_application(runner: Runner) -> AgentsApplication:
+    """Return what ``serveagents`` serves: the project's ASGI_APPLICATION, consumers included, with the API before it.
+
+    Raises:
+        RunnerConfigurationError: it cannot be imported.
+    """
+    path = getattr(settings, "ASGI_APPLICATION", None)
+    if not path or runner.standalone:
+        return runner.asgi
+    from django.utils.module_loading import import_string
+
+    try:
+        application = import_string(path)
+    except ImportError as error:
+        raise RunnerConfigurationError(f"ASGI_APPLICATION = {path!r} cannot be imported: {error}") from error
+    if isinstance(application, AgentsApplication):
+        return application
+    return AgentsApplication(runner, application)
 
 
 async def drain(runner: Runner, timeout: float | None = None) -> None:

@@ -8,7 +8,9 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -123,6 +125,8 @@ class AgentLauncher:
         self._admitting = 0
         self._warmed_up = False
         self._named_as_slow = False
+        self._builders: ThreadPoolExecutor | None = None
+        self._discarding: set[asyncio.Task[None]] = set()
         self._reset()
 
     def _reset(self) -> None:
@@ -181,6 +185,9 @@ class AgentLauncher:
 
     def detach(self) -> None:
         self._worker = None
+        if self._builders is not None:
+            self._builders.shutdown(wait=False, cancel_futures=True)
+            self._builders = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -236,16 +243,14 @@ class AgentLauncher:
     async def build_agent(self, session: LiveSession) -> Agent:
         """Build the agent of ``session``, with bounded parallelism. Called by the session."""
         return await self._build(
-            {
-                "session": session,
-                "call_id": session.call_id,
-                "call_type": session.call_type,
-                "metadata": session.metadata,
-            }
+            {name: session if name == "session" else getattr(session, name) for name in self._arguments}
         )
 
     async def join_call(self, agent: Agent, call_type: str, call_id: str) -> None:
-        await self._join_call(agent, call_type, call_id)
+        try:
+            await self._join_call(agent, call_type, call_id)
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise RuntimeError(f"join_call raised {error!r}") from error  # it would end the loop, and all sessions
 
     async def _build(self, arguments: Mapping[str, Any]) -> Agent:
         async with self._build_slots:
@@ -261,18 +266,42 @@ class AgentLauncher:
             return agent
 
     async def _create(self, arguments: Mapping[str, Any]) -> Agent:
-        wanted = {name: arguments.get(name) for name in self._arguments}
-        extra = {name: value for name, value in arguments.items() if name not in _ASKED_FOR}
-        if self.build_in_thread:
-            built: Any = await asyncio.to_thread(self._create_agent, **wanted, **extra)
-        else:
-            began = time.perf_counter()
-            built = self._create_agent(**wanted, **extra)
-            self._warn_if_slow(time.perf_counter() - began)
-        agent: Agent = await built if inspect.isawaitable(built) else built
+        given = {**dict.fromkeys(self._arguments), **arguments}
+        try:
+            if self.build_in_thread:
+                built = await self._create_in_thread(given)
+            else:
+                began = time.perf_counter()
+                built = self._create_agent(**given)
+                self._warn_if_slow(time.perf_counter() - began)
+            agent: Agent = await built if inspect.isawaitable(built) else built
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise RuntimeError(f"create_agent raised {error!r}") from error  # it would end the loop, and all sessions
         if agent is None:
             raise TypeError("create_agent returned None: it must return an Agent")
         return agent
+
+    async def _create_in_thread(self, arguments: Mapping[str, Any]) -> Any:
+        """Build in a thread of this launcher: the loop's own few are for others, and a slow build would hold them."""
+        if self._builders is None:
+            name = f"visionagents-build-{self.name}"
+            self._builders = ThreadPoolExecutor(self.max_concurrent_starts, thread_name_prefix=name)
+        loop = asyncio.get_running_loop()
+        building = loop.run_in_executor(self._builders, partial(self._create_agent, **arguments))
+        try:
+            return await asyncio.shield(building)
+        except asyncio.CancelledError:
+            # A thread cannot be cancelled: the agent that it still makes has to be closed.
+            building.add_done_callback(self._discard_late)
+            raise
+
+    def _discard_late(self, building: asyncio.Future[Any]) -> None:
+        if not building.cancelled() and building.exception() is None and building.result() is not None:
+            from .tasks import spawn
+
+            discarding = spawn(self._discard(building.result()), name="agent-discard")
+            self._discarding.add(discarding)
+            discarding.add_done_callback(self._discarding.discard)
 
     def _warn_if_slow(self, seconds: float) -> None:
         if seconds >= _SLOW_BUILD_SECONDS and not self._named_as_slow:

@@ -43,10 +43,16 @@ def configure_logging(*, agents: str, http: str = "INFO", stream: TextIO | None 
     if clean_level(agents) != "DEBUG":
         # Every single word that people and agents say, at INFO: too much to read, and not for every reader of a log.
         logging.getLogger("vision_agents.core.agents.inference").setLevel(logging.WARNING)
+        logging.getLogger("vision_agents.core.agents.agents").addFilter(_without_words)
     # What a server says of itself at INFO is for its developers; `report` says what users want to know.
     for name in ("daphne.server", "daphne.http_protocol", "daphne.ws_protocol", "uvicorn.error"):
         if http != "DEBUG":
             logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _without_words(record: logging.LogRecord) -> bool:
+    """Leave out the line in which vision-agents repeats what an agent was told to say."""
+    return "Agent say:" not in str(record.msg)
 
 
 class LineFormatter(logging.Formatter):

@@ -156,7 +156,7 @@ class Rule:
                 raise
         else:
             # In a thread: it may query, which is not allowed on the event loop, and would hold up every call.
-            answer = await store.read(self.function, *arguments, **named)
+            answer = await store.call(self.function, *arguments, **named)
             if inspect.isawaitable(answer):
                 answer = await answer
         if answer is None or answer is True:

@@ -7,6 +7,8 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+_DEAD_STATES = frozenset({"Z", "X"})
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessIdentity:
@@ -34,18 +36,30 @@ def identify() -> ProcessIdentity:
 
 
 def start_time(pid: int) -> str:
-    """Return the start time of a process in ticks since boot, or "" if there is no such process (or no /proc)."""
-    stat = _read(f"/proc/{pid}/stat")
-    # The name, in parentheses, may itself contain spaces and parentheses; field 22 counts from before it.
-    fields = stat.rpartition(")")[2].split()
-    if len(fields) < 20 or fields[0] in {"Z", "X"}:
-        return ""
-    return fields[19]
+    """Return the start time of a process in ticks since boot, or "" if it is gone, or /proc does not show it."""
+    fields = _stat(pid)
+    return "" if len(fields) < 20 or fields[0] in _DEAD_STATES else fields[19]
 
 
 def is_known_dead(pid: int, started: str) -> bool:
     """Whether the process that had this PID and start time on this machine and boot is certainly gone."""
-    return bool(started) and start_time(os.getpid()) != "" and start_time(pid) != started
+    if not started or not start_time(os.getpid()):
+        return False
+    if _stat(pid):
+        return start_time(pid) != started
+    # /proc may hide the processes of other users: then only the kernel's answer counts.
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _stat(pid: int) -> list[str]:
+    # The name, in parentheses, may itself contain spaces and parentheses; field 22 counts from before it.
+    return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
 
 
 def _read(path: str) -> str:

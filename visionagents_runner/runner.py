@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sysconfig
+import traceback
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .conf import SETTING, get_settings
 from .exceptions import AgentNotFound, RunnerConfigurationError
@@ -108,6 +110,10 @@ class Runner:
 
         return AgentsApplication(self)
 
+    @property
+    def fast_api(self) -> NoReturn:
+        raise AttributeError("Runner.fast_api does not exist here: use Runner.asgi (the application) or Runner.api")
+
     def run(
         self,
         call_type: str = "default",
@@ -200,13 +206,26 @@ def get_runner() -> Runner:
 
     try:
         runner: Any = import_string(path)
-    except ImportError as error:
-        raise RunnerConfigurationError(f'{SETTING}["RUNNER"] = {path!r} cannot be imported: {error}') from error
+    except Exception as error:
+        # A missing key of the environment, a limit that makes no sense, a slip of the pen: the project's own mistakes.
+        where = _culprit(error)
+        raise RunnerConfigurationError(
+            f'{SETTING}["RUNNER"] = {path!r} cannot be imported: {type(error).__name__}: {error} '
+            f"({where.filename}:{where.lineno})"
+        ) from error
     if not isinstance(runner, Runner):
         raise RunnerConfigurationError(
             f'{SETTING}["RUNNER"] = {path!r} is a {type(runner).__qualname__}, not a visionagents_runner.Runner'
         )
     return runner
+
+
+def _culprit(error: Exception) -> traceback.FrameSummary:
+    """Return the innermost line of the project's own in a traceback, not of Python's library."""
+    frames = traceback.extract_tb(error.__traceback__)
+    library = sysconfig.get_path("stdlib")
+    own = [frame for frame in frames if not frame.filename.startswith((library, "<"))]
+    return (own or frames)[-1]
 
 
 def set_standalone_runner(runner: Runner) -> None:

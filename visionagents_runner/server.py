@@ -10,14 +10,15 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .application import AgentsApplication, drain, sweep
+from . import store
+from .application import AgentsApplication, drain, project_application, sweep
 from .exceptions import RunnerConfigurationError
 from .logs import configure_logging
 from .report import print_ready, print_report
-from .worker import current_worker, ensure_worker
+from .worker import AgentWorker, current_worker, ensure_worker
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 SERVERS = ("daphne", "uvicorn")
 _BACKLOG = 2048
+_LAST_REQUESTS_SECONDS = 3
 
 
 def serve(
@@ -54,10 +56,11 @@ def serve(
         # Read when the loop is made, which for daphne is when it is first imported.
         os.environ.setdefault("PYTHONASYNCIODEBUG", "1")
     began = time.monotonic()
-    application = runner.asgi
+    application = project_application(runner)
     application.managed = True
     runner.stopped = False
     listener = _listen(host, port)
+    application.prepare()
     try:
         if splash:
             print_report(runner, url=_url(listener))
@@ -70,6 +73,10 @@ def serve(
         listener.close()
     if life.failure is not None:
         raise life.failure
+    if not store.close():
+        # Python would join the thread that still waits for the database, for as long as that takes.
+        logger.error("The database does not answer; leaving without saying goodbye to it")
+        os._exit(0)
 
 
 class _Life:
@@ -81,9 +88,9 @@ class _Life:
         self._began = began
         self._signals = 0
         self._ending: asyncio.Task[None] | None = None
-        self._stop_server: Callable[[], Awaitable[None] | None] = lambda: None
+        self._stop_server: Callable[[], None] = lambda: None
 
-    def begin(self, stop_server: Callable[[], Awaitable[None] | None]) -> None:
+    def begin(self, stop_server: Callable[[], None]) -> None:
         """Start the worker, and from now on let signals end it, and then the server through ``stop_server``."""
         self._stop_server = stop_server
         loop = asyncio.get_running_loop()
@@ -109,6 +116,9 @@ class _Life:
             self.failure = RunnerConfigurationError(f"The worker could not start: {error}")
             await self._end(0)
             return
+        self._telling = asyncio.get_running_loop().create_task(self._tell_when_warm(worker))
+
+    async def _tell_when_warm(self, worker: AgentWorker) -> None:
         await worker.wait_warm()
         if worker.running and not worker.draining:
             print_ready(time.monotonic() - self._began)
@@ -132,10 +142,13 @@ class _Life:
             os._exit(1)
 
     async def _end(self, timeout: float | None) -> None:
-        await drain(self.runner, timeout)
-        stopping = self._stop_server()
-        if stopping is not None:
-            await stopping
+        try:
+            self.runner.stopped = True
+            if self._starting is not asyncio.current_task():
+                await asyncio.wait({self._starting}, timeout=_LAST_REQUESTS_SECONDS)  # it sees that and stops again
+            await drain(self.runner, timeout)
+        finally:
+            self._stop_server()
 
 
 def _serve_daphne(application: AgentsApplication, listener: socket.socket, life: _Life, *, debug: bool) -> None:
@@ -157,7 +170,7 @@ def _serve_daphne(application: AgentsApplication, listener: socket.socket, life:
         limit_bodies(server.http_factory, application)
         life.begin(stop)
 
-    async def stop() -> None:
+    def stop() -> None:
         reactor.callLater(0, reactor.stop)
 
     def after_applications() -> Any:
@@ -198,7 +211,15 @@ def _serve_uvicorn(application: AgentsApplication, listener: socket.socket, life
         def _leave(self) -> None:
             self.should_exit = True
 
-    config = uvicorn.Config(application, lifespan="off", log_config=None, access_log=True, ws="auto")
+    config = uvicorn.Config(
+        application,
+        lifespan="off",
+        log_config=None,
+        access_log=True,
+        ws="auto",
+        # The calls have ended by then. Without it, a client that has sent half a body keeps the server for ever.
+        timeout_graceful_shutdown=_LAST_REQUESTS_SECONDS,
+    )
     server = OrderedServer(config)
 
     async def main() -> None:

@@ -110,11 +110,17 @@ def _environment_hosts() -> list[str]:
 
 
 def _secret_key(path: Path) -> str:
-    try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    """Return the secret in the file, which is made with its content at once: another first start may be reading it."""
+    if not path.exists():
+        mine = path.with_name(f"{path.name}.{os.getpid()}")
+        with open(os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(secrets.token_urlsafe(50))
-    except FileExistsError:
-        pass
+        try:
+            os.link(mine, path)
+        except FileExistsError:
+            pass
+        finally:
+            mine.unlink()
     key = path.read_text().strip()
     if not key:
         raise RunnerConfigurationError(f"{path} is empty: delete it, and a new secret is made")
@@ -128,6 +134,8 @@ def _migrate(folder: Path) -> None:
     try:
         with open(folder / f"{DATABASE_FILE}.lock", "w") as lock:
             _lock(lock.fileno())
+            # Metadata and tracebacks are nobody else's business.
+            os.close(os.open(folder / DATABASE_FILE, os.O_RDWR | os.O_CREAT, 0o600))
             call_command("migrate", verbosity=0, interactive=False)
     except (OSError, DatabaseError) as error:
         raise RunnerConfigurationError(f"{folder / DATABASE_FILE} cannot be prepared: {error}") from error

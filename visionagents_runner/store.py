@@ -21,7 +21,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from django.db import InterfaceError, OperationalError, connections, router, transaction
+from django.db import InterfaceError, OperationalError, close_old_connections, connections, router, transaction
 from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -45,6 +45,7 @@ DATABASE_ERRORS = (OperationalError, InterfaceError)
 """What a database that does not answer, or that chose a transaction as the victim of a deadlock, raises."""
 
 _READERS = 2
+_GUESTS = 16
 _QUERY_SECONDS = 20.0
 _IDLE_SECONDS = 5.0
 _DEADLOCK_TRIES = 5
@@ -167,12 +168,37 @@ async def persist(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
             delay = min(delay * 2, 5.0)
 
 
+_guests: ThreadPoolExecutor | None = None
+
+
+async def call(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a synchronous function of the project, which may query, in a thread that is none of ours.
+
+    It may take its time (an HTTP request, say) without holding up what the runtime reads and writes.
+    """
+    global _guests
+    if _guests is None:
+        _guests = ThreadPoolExecutor(_GUESTS, thread_name_prefix="visionagents-call")
+
+    def unit() -> T:
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            close_old_connections()
+
+    return await asyncio.get_running_loop().run_in_executor(_guests, unit)
+
+
 def close(timeout: float = 10.0) -> bool:
     """End the threads and close their connections; the next query opens new ones.
 
     Returns False if one of them still waits for the database after ``timeout`` seconds; Python would join it at its
     exit.
     """
+    global _guests
+    if _guests is not None:
+        _guests.shutdown(wait=False, cancel_futures=True)
+        _guests = None
     deadline = time.monotonic() + timeout
     results = [lane.close(max(0.0, deadline - time.monotonic())) for lane in (_writer, *_readers, _pulse)]
     return all(results)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import sys
 from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _FILTER_TIMEOUT_SECONDS = 30.0
+_MOST_CONFIGURATIONS = 8
 _MISSING = object()
 
 
@@ -49,8 +53,13 @@ class ResourceCache:
         known = self._resources.setdefault(type(warmable), [])
         configuration = _configuration(warmable)
         for resource in known:
-            if _equal(resource.configuration, configuration):
+            if resource.configuration == configuration:
                 return resource
+        if len(known) >= _MOST_CONFIGURATIONS:
+            logger.warning(
+                "%s was warmed up in %d configurations; the oldest is forgotten", type(warmable).__name__, len(known)
+            )
+            del known[0]
         known.append(_Resource(configuration))
         return known[-1]
 
@@ -62,6 +71,8 @@ async def warm_up(agent: Agent, cache: ResourceCache) -> None:
     audio filter cannot do that: without its model, a second speaker would make the agent deaf for good. It is replaced
     by one that lets everybody through.
     """
+    if "vision_agents.core.warmup" not in sys.modules:
+        return  # nothing of the agent can be a Warmable, and importing it would hold the event loop for seconds
     from vision_agents.core.warmup import Warmable
 
     async def component(warmable: Warmable[Any]) -> None:
@@ -122,13 +133,19 @@ def _configuration(warmable: Any) -> dict[str, Any]:
     for name in parameters:
         for attribute in (name, f"_{name}"):
             if attribute in attributes:
-                configuration[name] = attributes[attribute]
+                configuration[name] = _comparable(attributes[attribute])
                 break
     return configuration
 
 
-def _equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    try:
-        return bool(one == other)
-    except Exception:
-        return False  # an array, say, whose comparison is no bool: rather load twice than share wrongly
+def _comparable(value: Any) -> Any:
+    """Return ``value`` as something that compares; an object (a client, say) counts as any other of its class."""
+    if value is None or isinstance(value, (str, bytes, int, float, bool, PurePath, Enum)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_comparable(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return {item for item in value if isinstance(item, (str, bytes, int, float))}
+    if isinstance(value, dict):
+        return {key: _comparable(item) for key, item in value.items()}
+    return type(value)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from vision_agents.core import AgentLauncher as UpstreamLauncher
 
 from tests.agents import StubAgent, create_agent, join_call
-from tests.conftest import agent_of
-from visionagents_runner import AgentLauncher
+from tests.conftest import agent_of, until
+from visionagents_runner import AgentLauncher, StartFailed, store
+from visionagents_runner.models import AgentSession
 from visionagents_runner.session import LiveSession
 
 
@@ -212,3 +215,56 @@ async def test_tasks_of_an_agent_inherit_nothing_from_the_request(launch: Any) -
     session = await launcher.start_session("call")
     await agent_of(session).joined.wait()
     assert seen[1:] == ["", ""]
+
+
+async def test_an_agent_that_a_thread_builds_too_late_is_closed(launch: Any) -> None:
+    go_on, built = threading.Event(), []
+    building = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def create(session: LiveSession | None) -> StubAgent:
+        if session is not None:
+            loop.call_soon_threadsafe(building.set)
+            go_on.wait(20)
+            built.append(StubAgent())
+            return built[0]
+        return StubAgent()
+
+    launcher = await launch(create, build_in_thread=True)
+    start = asyncio.ensure_future(launcher.start_session("call"))
+    await building.wait()
+    (session,) = launcher.sessions.values()
+    session.request_close()
+    with pytest.raises(StartFailed):
+        await start
+    go_on.set()
+    await until(lambda: bool(built) and built[0].closed)
+
+
+@pytest.mark.parametrize("where", ["create_agent", "join_call"])
+async def test_code_that_calls_sys_exit_ends_its_session_and_nothing_else(launch: Any, where: str) -> None:
+    calls: list[Any] = []
+
+    async def create(session: LiveSession | None) -> StubAgent:
+        if session is not None and where == "create_agent" and not calls:
+            calls.append(session)
+            sys.exit(3)
+        return StubAgent()
+
+    async def join(agent: StubAgent, call_type: str, call_id: str) -> None:
+        if where == "join_call" and not calls:
+            calls.append(agent)
+            sys.exit(3)
+        await join_call(agent, call_type, call_id)
+
+    launcher = await launch(create, join)
+    with suppress(StartFailed):
+        session = await launcher.start_session("call")
+        with pytest.raises(RuntimeError, match="SystemExit"):
+            await session.wait()
+    await until(lambda: not launcher.sessions)
+    row = await store.read(AgentSession.objects.get)
+    assert row.status == "failed"
+    assert "SystemExit(3)" in row.error
+    again = await launcher.start_session("call")
+    assert not again.finished

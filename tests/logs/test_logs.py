@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
 
 import pytest
 
 from visionagents_runner.exceptions import RunnerConfigurationError
-from visionagents_runner.logs import LineFormatter, clean_level
+from visionagents_runner.logs import LineFormatter, clean_level, configure_logging
 
 
 def record(message: str, name: str = "app", created: float = 0.0, **extra: object) -> logging.LogRecord:
@@ -47,3 +48,19 @@ def test_levels_are_of_any_case(level: str) -> None:
 def test_an_unknown_level_is_refused_with_those_there_are() -> None:
     with pytest.raises(RunnerConfigurationError, match="choose from DEBUG, INFO"):
         clean_level("loud")
+
+
+def test_what_is_said_is_not_logged_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    agents = logging.getLogger("vision_agents.core.agents.agents")
+    for name in ("visionagents_runner", "vision_agents", "daphne", "uvicorn", "django.server", "django.request"):
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.NOTSET)
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+        monkeypatch.setattr(logging.getLogger(name), "handlers", [])
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(agents, "filters", [])
+    configure_logging(agents="INFO", stream=stream)
+    agents.info('Agent say: "%s"', "a secret")
+    agents.info("Stopping the agent")
+    assert "secret" not in stream.getvalue()
+    assert "Stopping the agent" in stream.getvalue()

@@ -41,6 +41,21 @@ def test_a_runner_that_cannot_be_had_is_a_sentence(settings: Any, path: str, mes
         get_runner()
 
 
+def test_a_mistake_in_the_runners_module_is_a_sentence_with_its_place(
+    settings: Any, tmp_path: Any, monkeypatch: Any
+) -> None:
+    (tmp_path / "broken_agents.py").write_text('import os\nkey = os.environ["NO_SUCH_KEY"]\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    settings.VISIONAGENTS_RUNNER = {"RUNNER": "broken_agents.runner"}
+    with pytest.raises(RunnerConfigurationError, match=r"KeyError: 'NO_SUCH_KEY' \(.*broken_agents\.py:2\)"):
+        get_runner()
+
+
+def test_what_upstreams_runner_has_and_ours_has_not_names_the_replacement() -> None:
+    with pytest.raises(AttributeError, match=r"Runner\.asgi"):
+        Runner(launcher()).fast_api  # noqa: B018
+
+
 def test_one_launcher_is_the_default_agent() -> None:
     runner = Runner(launcher())
     assert runner.default_agent == "default"

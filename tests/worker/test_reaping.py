@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import agent_of, row_of, until
 from tests.processes import child
-from visionagents_runner import store
+from visionagents_runner import process, store
 from visionagents_runner.models import AgentSession, EndReason, SessionEvent, Worker, WorkerState
 from visionagents_runner.models.worker import seconds_ago
 from visionagents_runner.process import identify, is_known_dead, start_time
@@ -148,3 +148,10 @@ def test_a_process_is_known_by_its_start_time() -> None:
     assert is_known_dead(os.getpid(), "1")  # the number was given to another process
     assert is_known_dead(2**22 + 1, "1")
     assert not is_known_dead(2**22 + 1, "")  # nothing is known
+
+
+def test_a_process_that_proc_hides_is_not_dead(monkeypatch: Any) -> None:
+    read = process._read
+    hidden = f"/proc/{os.getppid()}/stat"
+    monkeypatch.setattr(process, "_read", lambda path: "" if path == hidden else read(path))
+    assert not is_known_dead(os.getppid(), "1")
