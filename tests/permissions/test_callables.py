@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import threading
 from typing import Any
 
@@ -14,7 +16,7 @@ from tests.api.fixtures import Serve
 from tests.api.test_sessions import elsewhere, start
 from tests.asgi_client import REMOTE, Client
 from tests.permissions.test_users import sign_in
-from visionagents_runner import ServeOptions
+from visionagents_runner import ServeOptions, permissions
 from visionagents_runner.models import AgentSession
 
 
@@ -184,3 +186,32 @@ async def test_malformed_input_is_refused_before_a_callable_sees_it(serve: Serve
     client = remote(await serve(ServeOptions(can_start_session=never), work=False))
     assert (await client.post("/sessions", {"call_id": 5})).status == 422
     assert (await client.request("POST", "/calls/%00/sessions")).status == 422
+
+
+async def test_slow_callables_hold_up_neither_reads_nor_each_other(serve: Serve) -> None:
+    ten_there, go_on = threading.Barrier(11), threading.Event()
+
+    def slow() -> None:
+        ten_there.wait(20)
+        assert go_on.wait(20)
+
+    client = remote(await serve(ServeOptions(can_view_metrics=slow, can_view_session=allow)))
+    asking = [asyncio.ensure_future(client.get("/metrics")) for _ in range(10)]
+    async with asyncio.timeout(30):
+        await asyncio.to_thread(ten_there.wait, 20)
+        assert (await client.get("/sessions")).status == 200
+        assert not permissions.close(timeout=0)
+        go_on.set()
+        assert [answer.status for answer in await asyncio.gather(*asking)] == [200] * 10
+
+
+async def test_a_callable_that_exits_fails_its_request_alone(serve: Serve) -> None:
+    def leave() -> None:
+        sys.exit(3)
+
+    async def leave_async() -> None:
+        sys.exit(3)
+
+    client = remote(await serve(ServeOptions(can_view_metrics=leave, can_view_session=leave_async)))
+    assert (await client.get("/metrics")).status == 500
+    assert (await client.get("/sessions")).status == 500

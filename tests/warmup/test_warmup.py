@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,7 +49,7 @@ class Parts:
 
 @pytest.fixture(autouse=True)
 def nothing_loaded() -> None:
-    Model.loads = AsyncModel.loads = 0
+    Model.loads = AsyncModel.loads = WithClient.loads = 0
 
 
 async def test_equal_components_share_one_resource() -> None:
@@ -133,3 +135,67 @@ async def test_the_cache_does_not_grow_without_bound(caplog: Any) -> None:
         await Model(f"model {number}").warmup(cache)  # type: ignore[arg-type]
     assert len(cache._resources[Model]) <= 8
     assert "was warmed up in 8 configurations" in caplog.text
+
+
+class Client:
+    """Something that every component makes for itself."""
+
+
+class WithClient(Model):
+    def __init__(self, name: str = "small", client: Any = None, options: Any = None) -> None:
+        super().__init__(name)
+        self.client = client or Client()
+        self.options = options
+
+
+async def test_objects_of_its_own_do_not_make_a_component_load_again() -> None:
+    cache = ResourceCache()
+    for _ in range(3):
+        await WithClient(options={"at": [Path("a"), Client()]}).warmup(cache)  # type: ignore[arg-type]
+    assert WithClient.loads == 1
+    await WithClient(options={"at": [Path("b"), Client()]}).warmup(cache)  # type: ignore[arg-type]
+    assert WithClient.loads == 2
+
+
+async def test_values_that_only_look_equal_are_different_settings() -> None:
+    cache = ResourceCache()
+    for value in (1, True, 1.0, "1", [1], (1,), {1}, {1: 1}, [True], None):
+        await WithClient(options=value).warmup(cache)  # type: ignore[arg-type]
+    assert WithClient.loads == 10
+
+
+async def test_a_structure_that_holds_itself_is_compared_all_the_same() -> None:
+    cache = ResourceCache()
+    options: list[Any] = []
+    options.append(options)
+    for _ in range(2):
+        await WithClient(options=options).warmup(cache)  # type: ignore[arg-type]
+    assert WithClient.loads == 1
+
+
+async def test_ever_new_settings_do_not_fill_the_memory(caplog: Any) -> None:
+    cache = ResourceCache()
+    with caplog.at_level(logging.WARNING):
+        for number in range(20):
+            await Model("kept").warmup(cache)  # type: ignore[arg-type]
+            await Model(f"model {number}").warmup(cache)  # type: ignore[arg-type]
+    assert Model.loads == 21  # what is in use all the time is not what is dropped
+    assert sum(map(len, cache._resources.values())) == 8
+    [record] = caplog.records
+    assert "Model" in record.message
+
+
+async def test_agents_without_vision_agents_do_not_wait_for_its_import(monkeypatch: Any) -> None:
+    monkeypatch.delitem(sys.modules, "vision_agents.core.warmup")
+    await warm_up(Parts(), ResourceCache())  # type: ignore[arg-type]
+    assert "vision_agents.core.warmup" not in sys.modules
+
+
+async def test_a_component_that_exits_is_named_like_any_that_fails(caplog: Any) -> None:
+    class Exiting(Model):
+        async def on_warmup(self) -> Any:
+            sys.exit(3)
+
+    with caplog.at_level(logging.WARNING):
+        await warm_up(Parts(stt=Exiting()), ResourceCache())  # type: ignore[arg-type]
+    assert "Warming up Exiting failed (SystemExit: 3)" in caplog.text
