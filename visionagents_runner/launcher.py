@@ -285,14 +285,16 @@ class AgentLauncher:
         """Build in a thread of this launcher: the loop's own few are for others, and a slow build would hold them."""
         if self._builders is None:
             name = f"visionagents-build-{self.name}"
-            self._builders = ThreadPoolExecutor(self.max_concurrent_starts, thread_name_prefix=name)
-        loop = asyncio.get_running_loop()
-        building = loop.run_in_executor(self._builders, partial(self._create_agent, **arguments))
+            threads = min(self.max_concurrent_starts, DEFAULT_CONCURRENT_STARTS)
+            self._builders = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        work = self._builders.submit(partial(self._create_agent, **arguments))
+        building = asyncio.wrap_future(work)
         try:
             return await asyncio.shield(building)
         except asyncio.CancelledError:
-            # A thread cannot be cancelled: the agent that it still makes has to be closed.
-            building.add_done_callback(self._discard_late)
+            if not work.cancel():
+                # A thread cannot be cancelled: the agent that it still makes has to be closed.
+                building.add_done_callback(self._discard_late)
             raise
 
     def _discard_late(self, building: asyncio.Future[Any]) -> None:

@@ -154,9 +154,14 @@ class Rule:
                 # Outside of Django's handler nobody else renews a connection that an async query found broken.
                 await sync_to_async(_close_old_connections)()
                 raise
+            except (SystemExit, KeyboardInterrupt) as error:
+                raise self._exited(error) from error
         else:
             # In a thread: it may query, which is not allowed on the event loop, and would hold up every call.
-            answer = await store.call(self.function, *arguments, **named)
+            try:
+                answer = await store.call(self.function, *arguments, **named)
+            except (SystemExit, KeyboardInterrupt) as error:
+                raise self._exited(error) from error
             if inspect.isawaitable(answer):
                 answer = await answer
         if answer is None or answer is True:
@@ -167,6 +172,9 @@ class Rule:
             f"{self.function!r} of ServeOptions returned {type(answer).__name__}: return None or True to allow, "
             "False to refuse, or raise ninja.errors.HttpError"
         )
+
+    def _exited(self, error: BaseException) -> RuntimeError:
+        return RuntimeError(f"{self.function!r} of ServeOptions raised {error!r}")  # it would end the loop: all calls
 
 
 def rule_for(runner: Runner, action: Action) -> Rule | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sysconfig
 import traceback
@@ -208,10 +209,8 @@ def get_runner() -> Runner:
         runner: Any = import_string(path)
     except Exception as error:
         # A missing key of the environment, a limit that makes no sense, a slip of the pen: the project's own mistakes.
-        where = _culprit(error)
         raise RunnerConfigurationError(
-            f'{SETTING}["RUNNER"] = {path!r} cannot be imported: {type(error).__name__}: {error} '
-            f"({where.filename}:{where.lineno})"
+            f'{SETTING}["RUNNER"] = {path!r} cannot be imported: {type(error).__name__}: {error}{_place(error)}'
         ) from error
     if not isinstance(runner, Runner):
         raise RunnerConfigurationError(
@@ -220,12 +219,14 @@ def get_runner() -> Runner:
     return runner
 
 
-def _culprit(error: Exception) -> traceback.FrameSummary:
-    """Return the innermost line of the project's own in a traceback, not of Python's library."""
-    frames = traceback.extract_tb(error.__traceback__)
-    library = sysconfig.get_path("stdlib")
-    own = [frame for frame in frames if not frame.filename.startswith((library, "<"))]
-    return (own or frames)[-1]
+def _place(error: Exception) -> str:
+    """Return `` (file:line)`` of the innermost line of the project's own, or "" if none had a part in ``error``."""
+    if isinstance(error, SyntaxError):
+        return f" ({error.filename}:{error.lineno})"
+    others = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+    others += (os.path.dirname(os.path.abspath(__file__)), "<")
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(others)]
+    return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
 
 
 def set_standalone_runner(runner: Runner) -> None:

@@ -9,6 +9,8 @@ import logging
 import os
 import signal
 import socket
+import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -73,10 +75,25 @@ def serve(
         listener.close()
     if life.failure is not None:
         raise life.failure
+    # Python would join a thread that still waits (for the database, say), for as long as that takes.
     if not store.close():
-        # Python would join the thread that still waits for the database, for as long as that takes.
         logger.error("The database does not answer; leaving without saying goodbye to it")
-        os._exit(0)
+    elif held := _threads_left(_LAST_REQUESTS_SECONDS):
+        logger.error("Left behind: %s", ", ".join(f"the thread {name}" for name in held))
+    else:
+        return
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _threads_left(seconds: float) -> list[str]:
+    """Return which threads of this package still run ``seconds`` from now: those whose work never comes back."""
+    ours = [thread for thread in threading.enumerate() if thread.name.startswith("visionagents-")]
+    deadline = time.monotonic() + seconds
+    for thread in ours:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return [thread.name for thread in ours if thread.is_alive()]
 
 
 class _Life:

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 import sys
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import PurePath
@@ -19,12 +20,12 @@ logger = logging.getLogger(__name__)
 
 _FILTER_TIMEOUT_SECONDS = 30.0
 _MOST_CONFIGURATIONS = 8
+_DEPTH = 5
 _MISSING = object()
 
 
 @dataclass(eq=False)
 class _Resource:
-    configuration: dict[str, Any]
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     value: Any = _MISSING
 
@@ -37,7 +38,8 @@ class ResourceCache:
     """
 
     def __init__(self) -> None:
-        self._resources: dict[type, list[_Resource]] = {}
+        self._resources: dict[type, dict[Hashable, _Resource]] = {}
+        self._named_as_many: set[type] = set()
 
     async def warmup(self, warmable: Warmable[Any]) -> None:
         """Give ``warmable`` its resource, loading it if no component of equal configuration did so before."""
@@ -50,18 +52,22 @@ class ResourceCache:
             await result
 
     def _resource_for(self, warmable: Warmable[Any]) -> _Resource:
-        known = self._resources.setdefault(type(warmable), [])
+        kind = type(warmable)
+        known = self._resources.setdefault(kind, {})
         configuration = _configuration(warmable)
-        for resource in known:
-            if resource.configuration == configuration:
-                return resource
+        resource = known.pop(configuration, None) or _Resource()
         if len(known) >= _MOST_CONFIGURATIONS:
-            logger.warning(
-                "%s was warmed up in %d configurations; the oldest is forgotten", type(warmable).__name__, len(known)
-            )
-            del known[0]
-        known.append(_Resource(configuration))
-        return known[-1]
+            del known[next(iter(known))]
+            if kind not in self._named_as_many:
+                self._named_as_many.add(kind)
+                logger.warning(
+                    "%s was warmed up in %d configurations; from now on the one that was not used for longest is "
+                    "forgotten, and loads again when it is wanted",
+                    kind.__name__,
+                    _MOST_CONFIGURATIONS,
+                )
+        known[configuration] = resource  # as the last, which is the one used last
+        return resource
 
 
 async def warm_up(agent: Agent, cache: ResourceCache) -> None:
@@ -78,7 +84,7 @@ async def warm_up(agent: Agent, cache: ResourceCache) -> None:
     async def component(warmable: Warmable[Any]) -> None:
         try:
             await warmable.warmup(cache)  # type: ignore[arg-type]  # only its ``warmup`` is called
-        except Exception as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # the latter two would end the loop
             logger.warning(
                 "Warming up %s failed (%s: %s); sessions start without it being warm",
                 type(warmable).__name__,
@@ -119,7 +125,7 @@ async def _warm_up_filter(agent: Agent, cache: ResourceCache) -> None:
     agent._multi_speaker_filter = PassThroughFilter()
 
 
-def _configuration(warmable: Any) -> dict[str, Any]:
+def _configuration(warmable: Any) -> Hashable:
     """Return what distinguishes one component of a class from another: attributes named after constructor parameters.
 
     Other attributes (event buses, random ids, locks) differ in every instance and mean nothing for the resource.
@@ -133,19 +139,24 @@ def _configuration(warmable: Any) -> dict[str, Any]:
     for name in parameters:
         for attribute in (name, f"_{name}"):
             if attribute in attributes:
-                configuration[name] = _comparable(attributes[attribute])
+                configuration[name] = attributes[attribute]
                 break
-    return configuration
+    return _comparable(configuration)
 
 
-def _comparable(value: Any) -> Any:
-    """Return ``value`` as something that compares; an object (a client, say) counts as any other of its class."""
-    if value is None or isinstance(value, (str, bytes, int, float, bool, PurePath, Enum)):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_comparable(item) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return {item for item in value if isinstance(item, (str, bytes, int, float))}
-    if isinstance(value, dict):
-        return {key: _comparable(item) for key, item in value.items()}
-    return type(value)
+def _comparable(value: Any, depth: int = _DEPTH) -> Hashable:
+    """Return ``value`` as something that compares; an object (a client, say) counts as any other of its class.
+
+    It keeps no such object in memory. The class goes along, since 1, True and 1.0 are equal.
+    """
+    kind = type(value)
+    if isinstance(value, (str, bytes, int, float, PurePath, Enum)):
+        return kind, value
+    if depth and isinstance(value, (list, tuple)):
+        return kind, tuple(_comparable(item, depth - 1) for item in value)
+    if depth and isinstance(value, (set, frozenset)):
+        return kind, frozenset(_comparable(item, depth - 1) for item in value)
+    if depth and isinstance(value, dict):
+        items = value.items()
+        return kind, frozenset((_comparable(key, depth - 1), _comparable(item, depth - 1)) for key, item in items)
+    return (kind,)

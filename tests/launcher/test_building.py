@@ -79,8 +79,8 @@ async def test_what_fails_in_a_thread_after_a_close_is_no_concern_of_anybody(lau
         with pytest.raises(asyncio.CancelledError):
             await building
         create.go_on.set()
-        while launcher._late:
-            await asyncio.wait(set(launcher._late))
+        while launcher._discarding:
+            await asyncio.wait(set(launcher._discarding))
 
 
 async def test_building_in_threads_leaves_the_default_executor_to_others(launch: Any) -> None:
@@ -123,11 +123,11 @@ async def test_a_join_call_that_exits_fails_its_session_and_nothing_else(launch:
     launcher = await launch(join=join)
     stays = await launcher.start_session("stays")
     exits = await launcher.start_session("exits")
-    with pytest.raises(RuntimeError, match="sys.exit"):
+    with pytest.raises(RuntimeError, match="SystemExit"):
         await exits.wait()
     row = await row_of(exits)
     assert row.status == "failed"
-    assert "join_call called sys.exit(3)" in row.error
+    assert "join_call raised SystemExit(3)" in row.error
     assert not stays.finished
 
 

@@ -16,7 +16,7 @@ from tests.api.fixtures import Serve
 from tests.api.test_sessions import elsewhere, start
 from tests.asgi_client import REMOTE, Client
 from tests.permissions.test_users import sign_in
-from visionagents_runner import ServeOptions, permissions
+from visionagents_runner import ServeOptions
 from visionagents_runner.models import AgentSession
 
 
@@ -200,7 +200,6 @@ async def test_slow_callables_hold_up_neither_reads_nor_each_other(serve: Serve)
     async with asyncio.timeout(30):
         await asyncio.to_thread(ten_there.wait, 20)
         assert (await client.get("/sessions")).status == 200
-        assert not permissions.close(timeout=0)
         go_on.set()
         assert [answer.status for answer in await asyncio.gather(*asking)] == [200] * 10
 

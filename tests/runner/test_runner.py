@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -38,16 +39,6 @@ def test_the_settings_name_the_projects_runner() -> None:
 def test_a_runner_that_cannot_be_had_is_a_sentence(settings: Any, path: str, message: str) -> None:
     settings.VISIONAGENTS_RUNNER = {"RUNNER": path}
     with pytest.raises(RunnerConfigurationError, match=message):
-        get_runner()
-
-
-def test_a_mistake_in_the_runners_module_is_a_sentence_with_its_place(
-    settings: Any, tmp_path: Any, monkeypatch: Any
-) -> None:
-    (tmp_path / "broken_agents.py").write_text('import os\nkey = os.environ["NO_SUCH_KEY"]\n')
-    monkeypatch.syspath_prepend(tmp_path)
-    settings.VISIONAGENTS_RUNNER = {"RUNNER": "broken_agents.runner"}
-    with pytest.raises(RunnerConfigurationError, match=r"KeyError: 'NO_SUCH_KEY' \(.*broken_agents\.py:2\)"):
         get_runner()
 
 

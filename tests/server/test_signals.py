@@ -256,3 +256,22 @@ def test_a_client_that_sends_half_a_body_does_not_keep_uvicorn() -> None:
         server.send(signal.SIGTERM)
         code, output = server.end()
     assert code == 0, output
+
+
+@pytest.mark.parametrize("command", EMBEDDED.values(), ids=EMBEDDED)
+def test_threads_that_never_come_back_do_not_keep_the_process(command: Command) -> None:
+    with (
+        running(command, DRAIN_TIMEOUT=0.2, RUNNER="tests.server.held.runner") as server,
+        socket.create_connection(("127.0.0.1", server.port)) as starting,
+        socket.create_connection(("127.0.0.1", server.port)) as viewing,
+    ):
+        starting.sendall(
+            b"POST /sessions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 19\r\n\r\n" + b'{"call_id": "held"}'
+        )
+        viewing.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        wait_for(lambda: AgentSession.objects.live().exists())
+        server.send(signal.SIGTERM)
+        code, output = server.end()
+    assert code == 0, output
+    assert "Left behind: " in output
+    assert_all_ended("drained")

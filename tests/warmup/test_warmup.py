@@ -114,29 +114,6 @@ async def test_without_its_model_the_audio_filter_lets_everybody_through(monkeyp
     assert "multi_speaker_filter=" in caplog.text
 
 
-async def test_an_object_of_its_own_does_not_make_a_component_different() -> None:
-    class Client:
-        pass
-
-    class WithClient(Model):
-        def __init__(self, client: Client | None = None) -> None:
-            super().__init__()
-            self.client = client or Client()
-
-    cache = ResourceCache()
-    for _ in range(30):
-        await WithClient().warmup(cache)  # type: ignore[arg-type]
-    assert WithClient.loads == 1
-
-
-async def test_the_cache_does_not_grow_without_bound(caplog: Any) -> None:
-    cache = ResourceCache()
-    for number in range(30):
-        await Model(f"model {number}").warmup(cache)  # type: ignore[arg-type]
-    assert len(cache._resources[Model]) <= 8
-    assert "was warmed up in 8 configurations" in caplog.text
-
-
 class Client:
     """Something that every component makes for itself."""
 

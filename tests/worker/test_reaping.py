@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import uuid
 from typing import Any
 
@@ -157,41 +159,10 @@ def test_a_process_that_proc_hides_is_not_dead(monkeypatch: Any) -> None:
     assert not is_known_dead(os.getppid(), "1")
 
 
-@pytest.fixture
-def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    yield process
-    process.kill()
-    process.communicate()
-
-
-@pytest.fixture
-def hidden(sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where /proc is mounted with ``hidepid``: the processes of other users are not in it."""
-    read = process_module._read
-    monkeypatch.setattr(
-        process_module, "_read", lambda path: "" if path.startswith(f"/proc/{sleeper.pid}/") else read(path)
-    )
-
-
-def test_a_process_that_proc_hides_is_dead_only_once_it_is_gone(sleeper: Any, hidden: None, monkeypatch: Any) -> None:
-    def forbidden(pid: int, signal_number: int) -> None:
-        raise PermissionError
-
-    assert not is_known_dead(sleeper.pid, "1")
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "kill", forbidden)
-        assert not is_known_dead(sleeper.pid, "1")
-    sleeper.communicate()
-    assert is_known_dead(sleeper.pid, "1")
-
-
-def test_a_zombie_is_dead(sleeper: Any) -> None:
-    started = start_time(sleeper.pid)
-    sleeper.stdin.close()
-    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
-    assert is_known_dead(sleeper.pid, started)
-
-
-def test_a_number_that_no_process_can_have_is_dead() -> None:
-    assert is_known_dead(2**70, "1")
+def test_a_zombie_is_dead() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child_process:
+        started = start_time(child_process.pid)
+        assert child_process.stdin is not None
+        child_process.stdin.close()
+        os.waitid(os.P_PID, child_process.pid, os.WEXITED | os.WNOWAIT)
+        assert is_known_dead(child_process.pid, started)
