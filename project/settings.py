@@ -7,13 +7,13 @@ With nothing set it runs on SQLite and the in-memory channel layer: one process,
 from __future__ import annotations
 
 import os
-import secrets
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
+
+from visionagents_runner.secretfile import read_or_make_secret
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -32,15 +32,7 @@ def _secret_key() -> str:
         return key
     if not DEBUG:
         raise ImproperlyConfigured("Set the environment variable SECRET_KEY, or DEBUG=1 on your own machine.")
-    path = BASE_DIR / ".secret_key"
-    if not path.exists():
-        mine = path.with_name(f".secret_key.{os.getpid()}")
-        with open(os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(50))
-        with suppress(FileExistsError):
-            os.link(mine, path)  # with its content at once: another first start may be reading it
-        mine.unlink()
-    return path.read_text()
+    return read_or_make_secret(BASE_DIR / ".secret_key")
 
 
 def _database(url: str) -> dict[str, Any]:

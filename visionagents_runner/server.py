@@ -62,8 +62,8 @@ def serve(
     application.managed = True
     runner.stopped = False
     listener = _listen(host, port)
-    application.prepare()
     try:
+        application.prepare()
         if splash:
             print_report(runner, url=_url(listener))
         life = _Life(runner, began)

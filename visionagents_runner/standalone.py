@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .exceptions import RunnerConfigurationError
+from .secretfile import read_or_make_secret
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -64,7 +64,7 @@ def _set_up() -> None:
 def _configure(folder: Path) -> None:
     from django.conf import settings
 
-    key = _secret_key(folder / SECRET_FILE)
+    key = read_or_make_secret(folder / SECRET_FILE)
     settings.configure(
         DEBUG=False,
         SECRET_KEY=key,
@@ -107,24 +107,6 @@ def _configure(folder: Path) -> None:
 def _environment_hosts() -> list[str]:
     """Names under which ``serve --host`` is to be reached, from ALLOWED_HOSTS: nothing is open unless written down."""
     return [host.strip() for host in os.environ.get("ALLOWED_HOSTS", "").split(",") if host.strip()]
-
-
-def _secret_key(path: Path) -> str:
-    """Return the secret in the file, which is made with its content at once: another first start may be reading it."""
-    if not path.exists():
-        mine = path.with_name(f"{path.name}.{os.getpid()}")
-        with open(os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(50))
-        try:
-            os.link(mine, path)
-        except FileExistsError:
-            pass
-        finally:
-            mine.unlink()
-    key = path.read_text().strip()
-    if not key:
-        raise RunnerConfigurationError(f"{path} is empty: delete it, and a new secret is made")
-    return key
 
 
 def _migrate(folder: Path) -> None:
