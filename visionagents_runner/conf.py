@@ -52,6 +52,32 @@ class RunnerSettings:
     METRICS_INTERVAL: float = 5.0
     """Seconds between two snapshots of an agent's metrics to its row, where they changed."""
 
+    ICE_SERVERS: tuple[dict[str, Any], ...] = ()
+    """STUN and TURN servers of `edge.BrowserEdge`, as browsers take them: ``{"urls": ..., "username": ...,
+    "credential": ...}``. None by default: nobody outside is asked, and a browser reaches the worker directly."""
+
+    MAX_PEOPLE_PER_CALL: int = 20
+    """How many people one call of `edge.BrowserEdge` takes."""
+
+    JOIN_TOKEN_SECONDS: int = 3600
+    """How long an invitation to a call counts, unless it says otherwise. It is void when its session ends."""
+
+    RECOGNITION_MODEL: str = ""
+    """Path of the speech recognition model of `demo` (a folder for faster-whisper), or its name there. "": the one of
+    an installed package, else the smallest English one is downloaded."""
+
+    VOICE_MODEL: str = ""
+    """Path of the voice of `demo` (a Piper ``.onnx`` file), or ``"espeak"``. "": the one of an installed package."""
+
+    REDACT: str = ""
+    """Dotted path of a callable that sees every event of a session before it is kept or shown. See `recorder`."""
+
+    FLUSH_INTERVAL: float = 0.25
+    """Seconds between two writes of events to the database."""
+
+    EVENT_QUEUE_SIZE: int = 20_000
+    """How many events of this process may wait to be written; above it the least valuable are dropped, and counted."""
+
 
 _cached: RunnerSettings | None = None
 
