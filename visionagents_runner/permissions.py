@@ -1,7 +1,8 @@
 """Who asks, and whether they may.
 
 The answer comes from the request itself, never from middleware, because one of the two mounts of the API runs without
-any: a session cookie, looked up when it matters, or the peer, for a request from the same machine.
+any: an API key, a session cookie, looked up when it matters, or the peer, for a request from the same machine. Whoever
+presents a key may do what the key may, and nothing else: a key that is void is refused, also on the same machine.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 from ninja.errors import HttpError
 
-from . import store
+from . import keys, store
 from .locality import Facts, origin_allowed, why_not_local
+from .models.key import Scope
 
 if TYPE_CHECKING:
     from .options import Permission, ServeOptions
@@ -59,6 +61,8 @@ class Identity:
     user_id: Any
     name: str
     permissions: frozenset[str] = frozenset()
+    key: keys.Key | None = None
+    """The API key that proved it; then the permissions are those that its scopes stand for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,8 @@ class Access:
     """For the history of a session, not for decisions."""
     sees_all: bool = True
     """Otherwise only the sessions that they started themselves; the others do not exist for them."""
+    source: str = "api"
+    """Where a session that they start comes from."""
 
     def sees(self, started_by_id: Any) -> bool:
         return self.sees_all or (self.user_id is not None and started_by_id == self.user_id)
@@ -105,9 +111,10 @@ async def authorize(
         await rule.ask(request, call_id=call_id, session_id=session_id, body=body)
         if action is not Action.START:
             return _BY_RULE
-        who = await identify(request, ())
-        return Access(user_id=who.user_id, name=who.name) if who is not None else _BY_RULE
+        return await _starter(request)
 
+    if keys.bearer(request) is not None:
+        return await _by_key(request, action)
     problem = why_not_local(Facts.of(request), runner)
     # On the hot path, a local read, the cookie does not matter; a start keeps who asked for it.
     if problem is None and action is not Action.START:
@@ -116,12 +123,35 @@ async def authorize(
     if problem is None:
         return Access(user_id=who.user_id, name=who.name) if who is not None else _LOCAL
     if who is None:
-        raise HttpError(401, f"Sign in to {action.words}{problem}")
+        raise HttpError(401, f"Sign in, or send an API key, to {action.words}{problem}")
     _check_cookie_origin(request, runner.options)
     # Everybody who is signed in may view what they started themselves.
     if action is not Action.VIEW and action.permission not in who.permissions:
         raise HttpError(403, f"You need the permission {action.permission} to {action.words}")
     return Access(user_id=who.user_id, name=who.name, sees_all=VIEW_ALL in who.permissions)
+
+
+async def _starter(request: HttpRequest) -> Access:
+    """Return who starts a session that a callable of `ServeOptions` let them start."""
+    try:
+        who = await identify(request, ())
+    except HttpError:
+        who = await _by_cookie(request, ())  # the token means something to the callable, and nothing here
+    if who is None:
+        return _BY_RULE
+    return Access(user_id=who.user_id, name=who.name, source=who.key.source if who.key else _BY_RULE.source)
+
+
+async def _by_key(request: HttpRequest, action: Action) -> Access:
+    who = await identify(request, (action.permission, VIEW_ALL, Action.START.permission))
+    assert who is not None
+    assert who.key is not None
+    # What a key may start, it may look at; everything else needs a scope of its own.
+    follows = action is Action.VIEW and Action.START.permission in who.permissions
+    if action.permission not in who.permissions and not follows:
+        scope = next(scope.value for scope in Scope if scope.permission == action.permission)
+        raise HttpError(403, f"The API key va_{who.key.prefix} needs the scope {scope} to {action.words}")
+    return Access(who.user_id, who.name, sees_all=VIEW_ALL in who.permissions, source=who.key.source)
 
 
 # Callables of ServeOptions
@@ -212,7 +242,20 @@ def _close_old_connections() -> None:
 
 
 async def identify(request: HttpRequest, permissions: Iterable[str]) -> Identity | None:
-    """Return who asks, and which of ``permissions`` they have; None if nothing in the request proves it."""
+    """Return who asks, and which of ``permissions`` they have; None if nothing in the request proves it.
+
+    An API key counts before a cookie. It is no ambient authority: no page can have a browser send it, so the Origin of
+    a request with a key does not matter.
+
+    Raises:
+        HttpError: 401, the request presents a key that is void, or none of ours.
+    """
+    try:
+        key = await keys.key_of(request)
+    except keys.InvalidKey as error:
+        raise HttpError(401, str(error)) from None
+    if key is not None:
+        return Identity(key.owner_id, key.label, key.permissions.intersection(permissions), key)
     return await _by_cookie(request, tuple(permissions))
 
 

@@ -179,4 +179,4 @@ async def test_where_a_local_request_counts(
     assert answer.status == status
     if status == 401:
         # Where it does not count, nothing tells what would make a request local.
-        assert answer.detail == "Sign in to view agent sessions"
+        assert answer.detail == "Sign in, or send an API key, to view agent sessions"

@@ -41,7 +41,7 @@ async def start(
         if (reason := worker.not_ready_reason()) is not None:
             raise reason
         return await launcher.start_session(
-            call_id, body.call_type, metadata=metadata, started_by_id=access.user_id, source="api"
+            call_id, body.call_type, metadata=metadata, started_by_id=access.user_id, source=access.source
         )
     except Exception as error:
         raise start_error(error) from error

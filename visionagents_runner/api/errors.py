@@ -115,7 +115,9 @@ def error_response(request: HttpRequest, error: Any) -> HttpResponse:
         case APIError():
             return json_response({"detail": error.detail, **error.extra}, error.status_code, error.headers)
         case HttpError():
-            return json_response({"detail": printable(str(error))}, error.status_code)
+            # What to present instead; the other ways in have no name in HTTP.
+            headers = {"WWW-Authenticate": "Bearer"} if error.status_code == 401 else {}
+            return json_response({"detail": printable(str(error))}, error.status_code, headers)
         case ValidationError():
             return json_response({"detail": [_readable(problem) for problem in error.errors]}, 422)
         case InvalidInput():

@@ -32,7 +32,8 @@ unchanged. Errors are always `{"detail": ...}`. Ids in a path are one percent-en
 """
 _SECURITY = {
     "session": "The cookie of a user who is signed in to Django. Requests that change something need an Origin header "
-    "that is this server's, or one that the server lists."
+    "that is this server's, or one that the server lists.",
+    "key": "An API key, `va_<prefix>_<secret>`, made in the admin or by `manage.py createagentkey`.",
 }
 _IDS = {
     "call_id": (NAME, "The call: any text without control characters. In a path it is one percent-encoded segment."),
@@ -78,7 +79,8 @@ class RunnerAPI(NinjaAPI):
                 "in": "cookie",
                 "name": settings.SESSION_COOKIE_NAME,
                 "description": _SECURITY["session"],
-            }
+            },
+            "key": {"type": "http", "scheme": "bearer", "description": _SECURITY["key"]},
         }
         for operations in schema["paths"].values():
             for operation in operations.values():
@@ -87,7 +89,7 @@ class RunnerAPI(NinjaAPI):
                     operation["requestBody"] = self._with_agents(operation["requestBody"])
                 if 401 in operation["responses"]:
                     # The empty one: a local request, or a server whose own rule lets it in.
-                    operation["security"] = [{"session": []}, {}]
+                    operation["security"] = [{"key": []}, {"session": []}, {}]
         return schema
 
     def _with_agents(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,19 @@ State changes are methods and queryset methods here; nothing else writes ``statu
 """
 
 from .event import SessionEvent
+from .key import AgentKey, Scope
 from .session import AgentSession, EndReason, SessionStatus
 from .slot import Slot
 from .worker import Worker, WorkerState
 
-__all__ = ["AgentSession", "EndReason", "SessionEvent", "SessionStatus", "Slot", "Worker", "WorkerState"]
+__all__ = [
+    "AgentKey",
+    "AgentSession",
+    "EndReason",
+    "Scope",
+    "SessionEvent",
+    "SessionStatus",
+    "Slot",
+    "Worker",
+    "WorkerState",
+]
