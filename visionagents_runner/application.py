@@ -14,6 +14,8 @@ from django.conf import settings
 from django.core import asgi as django_asgi
 
 from .exceptions import NotReady, RunnerConfigurationError
+from .prefixes import included_prefixes
+from .routing import CALL, match_call
 from .worker import AgentWorker, current_worker, ensure_worker
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ class AgentsApplication:
             await self._start_worker()
         if scope["type"] == "http" and self._lean is not None and self._lean.matches(scope):
             await self._lean(scope, receive, send)
+        elif scope["type"] == "websocket" and (call := self._call_of(scope)) is not None:
+            await self._serve_call({**scope, CALL: call}, receive, send)
         elif scope["type"] == "websocket" and self._application is None:
             await _refuse_websocket(receive, send)
         else:
@@ -61,7 +65,20 @@ class AgentsApplication:
 
     def prepare(self) -> None:
         """Build now what would hold the event loop at the first request."""
-        _ = self._inner, self._lean
+        _ = self._inner, self._lean, self._prefixes
+
+    def _call_of(self, scope: Any) -> tuple[str, str] | None:
+        """Return the call whose WebSocket this is; None if it is another one of the project's."""
+        return match_call(scope, self._prefixes)
+
+    async def _serve_call(self, scope: Any, receive: Any, send: Any) -> None:
+        from .consumers import CallConsumer
+
+        await CallConsumer(self.runner)(scope, receive, send)
+
+    @cached_property
+    def _prefixes(self) -> list[str]:
+        return included_prefixes()
 
     @cached_property
     def _inner(self) -> ASGI3Application:

@@ -1,0 +1,354 @@
+"""`CallMember`: the person at the other end of a call's WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import unicodedata
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..conf import get_settings
+from ..store import DATABASE_ERRORS
+from ..tasks import spawn
+from ..tokens import MAX_NAME_LENGTH
+from ..worker import current_worker
+from . import access, sessions, wire
+from .events import to_message
+from .wire import Code, Fatal, Refused
+
+if TYPE_CHECKING:
+    from ..edge import Person
+    from ..runner import Runner
+    from ..session import LiveSession
+    from .access import Admission
+    from .socket import CallSocket
+
+logger = logging.getLogger(__name__)
+
+_JOIN_SECONDS = 30.0
+_OFFER_SECONDS = 30.0
+_SAY_SECONDS = 120.0
+_ENDS_SECONDS = 2.0
+_OFFERS_AT_ONCE = 4
+_SAYS_AT_ONCE = 8
+
+_saying: set[asyncio.Task[None]] = set()
+"""What is being said outlives who typed it: others heard it, and wait for the reply."""
+
+
+class CallMember:
+    """Says hello for its client, acts for it on the call, and tells it what happens there."""
+
+    def __init__(self, socket: CallSocket, scope: Mapping[str, Any], runner: Runner, call: tuple[str, str]) -> None:
+        self.greeted = False
+        self._socket = socket
+        self._scope = scope
+        self._runner = runner
+        self._call_type, self._call_id = call
+        self._admission: Admission | None = None
+        self._person: Person | None = None
+        self._link: Any = None
+        self._link_task: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watched: dict[str, asyncio.Task[None]] = {}
+        self._undo: Callable[[], None] = lambda: None
+        self._negotiating = asyncio.Lock()
+        self._offers = 0
+        self._says = 0
+
+    async def leave(self) -> None:
+        """Leave the call; nothing of this member is left."""
+        self._undo()
+        if self._link is not None:
+            self._link.close()
+        if self._person is not None:
+            self._person.leave()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    # What the socket reads
+
+    def on_message(self, kind: str, message: dict[str, Any]) -> None:
+        if kind == "hello":
+            self._hello(message)
+            return
+        person = self._person
+        if person is None:
+            raise Fatal(Code.BAD_MESSAGE, "Say hello first, and wait for the welcome")
+        act = _ACTIONS.get(kind)
+        reference = _reference(message)
+        try:
+            if act is None:
+                raise Refused(Code.BAD_MESSAGE, "There is no such type of message")
+            act(self, person, message, reference)
+        except Refused as problem:
+            self._socket.post(wire.error(problem, reference))
+
+    def on_frame(self, frame: bytes) -> None:
+        # Frames may still be on their way when the link has closed, and a listener's are not heard.
+        if self._link is not None and self._may_speak:
+            self._link.receive(frame)
+
+    @property
+    def _may_speak(self) -> bool:
+        return self._admission is not None and self._admission.role == "speaker"
+
+    # Joining
+
+    def _hello(self, message: dict[str, Any]) -> None:
+        if self.greeted:
+            raise Fatal(Code.BAD_MESSAGE, "Hello was said before")
+        if message.get("v") != wire.VERSION:
+            raise Fatal(Code.BAD_MESSAGE, f"This server speaks version {wire.VERSION}: reload the page")
+        token, name = message.get("token"), message.get("name", "")
+        if not (token is None or isinstance(token, str)) or not isinstance(name, str):
+            raise Fatal(Code.BAD_MESSAGE, "token and name must be text")
+        self.greeted = True
+        self._do(self._join(token or None, _clean_name(name)), name="join")
+
+    async def _join(self, token: str | None, name: str) -> None:
+        async with asyncio.timeout(_JOIN_SECONDS):
+            admission = await access.admit(self._scope, self._runner, self._call_type, self._call_id, token)
+            edge = await _load_edge()
+        self._admission = admission
+        # Who was invited by name has that name; everybody else may say theirs.
+        name = (admission.name or name) if admission.session_id else (name or admission.name)
+        self._person = person = self._enter(edge, admission, name or "Guest")
+        self._undo = sessions.on_start(self._call_type, self._call_id, self._watch)
+        live = access.live_sessions(self._call_type, self._call_id)
+        self._socket.post(self._welcome(person, admission, live))
+        for session in live:
+            self._watch(session)
+        self._do(self._tell_events(person), name="events")
+
+    def _enter(self, edge: Any, admission: Admission, name: str) -> Person:
+        who = (self._call_type, self._call_id, admission.user_id)
+        full = getattr(edge, "RoomFull", ())
+        try:
+            try:
+                person: Person = edge.join_room(*who, name=name, may_speak=admission.role == "speaker")
+            except TypeError:
+                person = edge.join_room(*who, name=name)
+        except full as error:
+            raise Fatal(Code.FULL, str(error)) from None
+        return person
+
+    def _welcome(self, person: Person, admission: Admission, live: list[LiveSession]) -> dict[str, Any]:
+        worker = current_worker()
+        may_start = admission.may_start and worker is not None and worker.not_taking() is None
+        return {
+            "type": "welcome",
+            "v": wire.VERSION,
+            "participant_id": person.participant.id,
+            "user_id": person.participant.user_id,
+            "name": person.name,
+            "role": admission.role,
+            "call": {"type": self._call_type, "id": self._call_id},
+            "may_start": may_start,
+            "agents": list(self._runner.launchers) if may_start else [],
+            "sessions": [self._describe(session) for session in live],
+            "ice_servers": list(get_settings().ICE_SERVERS),
+            "limits": {"message_bytes": wire.MESSAGE_BYTES, "text_chars": wire.TEXT_CHARS},
+        }
+
+    # Telling
+
+    async def _tell_events(self, person: Person) -> None:
+        guest = self._admission is not None and self._admission.session_id is not None
+        async for event in person:
+            if type(event).__name__ == "CustomEvent" and getattr(person, "custom_by_data_channel", False):
+                continue  # it goes that way
+            told = to_message(event, self._describe_agent, for_guest=guest)
+            if told is not None:
+                self._socket.post(told.message, key=told.key)
+        # The room has ended for everybody. Why its sessions did is known in a moment.
+        if self._watched:
+            await asyncio.wait(self._watched.values(), timeout=_ENDS_SECONDS)
+        raise Fatal(Code.CALL_ENDED, "The call has ended")
+
+    def _describe_agent(self, participant_id: str) -> dict[str, Any] | None:
+        for session in access.live_sessions(self._call_type, self._call_id):
+            if sessions.agent_id(session) == participant_id:
+                self._watch(session)
+                return self._describe(session)
+        return None
+
+    def _describe(self, session: LiveSession) -> dict[str, Any]:
+        assert self._admission is not None
+        connections = self._person.room.agents if self._person is not None else ()
+        mine = sessions.agent_id(session)
+        presence = next((each.presence(here=True) for each in connections if mine and each.agent.id == mine), None)
+        return sessions.describe(session, presence, for_guest=self._admission.session_id is not None)
+
+    def _watch(self, session: LiveSession) -> None:
+        """Tell when ``session`` has ended."""
+        if session.id not in self._watched:
+            self._watched[session.id] = self._do(self._tell_end(session), name="watch")
+
+    async def _tell_end(self, session: LiveSession) -> None:
+        await session.wait_ended()
+        self._socket.post(sessions.describe_end(session))
+        if self._admission is not None and self._admission.session_id == session.id:
+            raise Fatal(Code.VOID_TOKEN, sessions.end_words(session.end_reason))
+
+    # What the client asks for
+
+    def _offer(self, person: Person, message: dict[str, Any], reference: str | int | None) -> None:
+        sdp = message.get("sdp")
+        if not isinstance(sdp, str) or not sdp:
+            raise Refused(Code.BAD_OFFER, "An offer needs its sdp")
+        if self._offers >= _OFFERS_AT_ONCE:
+            raise Refused(Code.TOO_FAST, "Wait for the answers to the offers before")
+        self._offers += 1
+        self._do(self._negotiate(person, sdp, reference), name="negotiate")
+
+    async def _negotiate(self, person: Person, sdp: str, reference: str | int | None) -> None:
+        try:
+            async with self._negotiating, asyncio.timeout(_OFFER_SECONDS):
+                answer = await person.negotiate(sdp)  # type: ignore[attr-defined]
+        except ValueError as error:
+            problem = Refused(Code.BAD_OFFER, str(error))
+        except TimeoutError:
+            problem = Refused(Code.NO_MEDIA, "No connection for media could be prepared in time")
+        except Exception:
+            if not person.here:
+                return
+            logger.exception("Answering an offer failed on %s/%s", self._call_type, self._call_id)
+            problem = Refused(Code.NO_MEDIA, "No connection for media could be prepared")
+        else:
+            self._socket.post({"type": "answer", "id": reference, "sdp": answer})
+            return
+        finally:
+            self._offers -= 1
+        self._socket.post(wire.error(problem, reference))
+
+    def _pcm(self, person: Person, message: dict[str, Any], reference: str | int | None) -> None:
+        on = _flag(message, "on")
+        if on and self._link is None:
+            self._link = person.open_pcm()
+            self._link_task = self._do(self._send_audio(self._link), name="pcm")
+        elif not on and self._link is not None:
+            self._link.close()
+            self._link = None
+            if self._link_task is not None:
+                self._link_task.cancel()
+        self._socket.post({"type": "pcm", "on": on})
+
+    async def _send_audio(self, link: Any) -> None:
+        # What the client has no room for is dropped by the link, the oldest first.
+        async for frame in link:
+            await self._socket.send_frame(frame)
+
+    def _say(self, person: Person, message: dict[str, Any], reference: str | int | None) -> None:
+        self._check_may_speak()
+        text = message.get("text")
+        if not isinstance(text, str) or not text.strip():
+            raise Refused(Code.BAD_MESSAGE, "There is nothing to say: the text is empty")
+        if len(text) > wire.TEXT_CHARS:
+            raise Refused(Code.TOO_LARGE, f"Say no more than {wire.TEXT_CHARS} characters at once")
+        if self._says >= _SAYS_AT_ONCE:
+            raise Refused(Code.TOO_FAST, "Wait until the agent has taken what was said before")
+        self._says += 1
+        task = spawn(self._ask(person, text, reference), name="call-member-say")
+        _saying.add(task)
+        task.add_done_callback(_saying.discard)
+
+    async def _ask(self, person: Person, text: str, reference: str | int | None) -> None:
+        try:
+            async with asyncio.timeout(_SAY_SECONDS):
+                await person.say(text)
+        except Exception as error:
+            if not person.here:
+                return
+            logger.warning("What was typed on %s/%s was not taken: %r", self._call_type, self._call_id, error)
+            self._socket.post(wire.error(Refused(Code.SAY_FAILED, "The agent did not take it"), reference))
+        else:
+            self._socket.post({"type": "said", "id": reference})
+        finally:
+            self._says -= 1
+
+    def _custom(self, person: Person, message: dict[str, Any], reference: str | int | None) -> None:
+        self._check_may_speak()
+        data = message.get("data")
+        if not isinstance(data, dict):
+            raise Refused(Code.BAD_MESSAGE, "data must be a JSON object")
+        person.receive_custom(data)
+
+    def _mute(self, person: Person, message: dict[str, Any], reference: str | int | None) -> None:
+        person.set_muted(_flag(message, "muted"))
+
+    def _leave(self, person: Person, message: dict[str, Any], reference: str | int | None) -> None:
+        person.leave()
+        self._socket.finish()
+
+    def _check_may_speak(self) -> None:
+        if not self._may_speak:
+            raise Refused(Code.NOT_ALLOWED, "You may listen on this call, but not speak")
+
+    # Tasks
+
+    def _do(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        task = spawn(work, name=f"call-member-{name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._socket.fail(_as_fatal(error))
+
+
+_ACTIONS: dict[str, Callable[[CallMember, Person, dict[str, Any], str | int | None], None]] = {
+    "offer": CallMember._offer,
+    "pcm": CallMember._pcm,
+    "say": CallMember._say,
+    "custom": CallMember._custom,
+    "mute": CallMember._mute,
+    "leave": CallMember._leave,
+}
+
+
+def _as_fatal(error: BaseException) -> BaseException:
+    if isinstance(error, DATABASE_ERRORS):
+        logger.error("Joining a call failed: the database does not answer", exc_info=error)
+        return Fatal(Code.SERVER_ERROR, "The database does not answer: try again in a moment")
+    if isinstance(error, TimeoutError):
+        return Fatal(Code.SERVER_ERROR, "The server took too long: try again in a moment")
+    return error
+
+
+async def _load_edge() -> Any:
+    """Import `edge`, which imports vision-agents: seconds that would hold up every call on this loop."""
+    return await asyncio.to_thread(importlib.import_module, "visionagents_runner.edge")
+
+
+def _clean_name(name: str) -> str:
+    printable = "".join(each for each in name if unicodedata.category(each)[0] != "C")
+    return " ".join(printable.split())[:MAX_NAME_LENGTH]
+
+
+def _reference(message: Mapping[str, Any]) -> str | int | None:
+    """Return the ``id`` of a message, by which the client knows its answer.
+
+    Raises:
+        Fatal: it is none.
+    """
+    given = message.get("id")
+    if given is None or (isinstance(given, str) and len(given) <= wire.MAX_REFERENCE_CHARS):
+        return given
+    if isinstance(given, int) and abs(given) < 2**53:
+        return given
+    raise Fatal(Code.BAD_MESSAGE, f"An id must be a number, or text of up to {wire.MAX_REFERENCE_CHARS} characters")
+
+
+def _flag(message: Mapping[str, Any], name: str) -> bool:
+    value = message.get(name)
+    if not isinstance(value, bool):
+        raise Refused(Code.BAD_MESSAGE, f"{name} must be true or false")
+    return value
