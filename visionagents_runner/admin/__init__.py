@@ -1,6 +1,7 @@
-"""The admin: sessions and workers to look at, and sessions to close. Django's autodiscover imports this package."""
+"""The admin: sessions and workers to look at, sessions to close, API keys. Autodiscover imports this."""
 
+from .keys import AgentKeyAdmin
 from .sessions import AgentSessionAdmin
 from .workers import WorkerAdmin
 
-__all__ = ["AgentSessionAdmin", "WorkerAdmin"]
+__all__ = ["AgentKeyAdmin", "AgentSessionAdmin", "WorkerAdmin"]
