@@ -65,6 +65,8 @@ class AgentsApplication:
 
     def prepare(self) -> None:
         """Build now what would hold the event loop at the first request."""
+        from . import consumers  # noqa: F401
+
         _ = self._inner, self._lean, self._prefixes
 
     def _call_of(self, scope: Any) -> tuple[str, str] | None:

@@ -7,6 +7,7 @@ A token counts until it expires and as long as its session lives: whoever takes 
 from __future__ import annotations
 
 import time
+import unicodedata
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -60,11 +61,18 @@ def make_join_token(
         raise InvalidInput("role", f"must be one of {', '.join(ROLES)}, not {role!r}")
     if len(name) > MAX_NAME_LENGTH:
         raise InvalidInput("name", f"must have at most {MAX_NAME_LENGTH} characters, not {len(name)}")
+    name = clean_name(name)
     seconds = get_settings().JOIN_TOKEN_SECONDS if expires_in is None else expires_in
     if not 1 <= seconds <= MAX_TOKEN_SECONDS:
         raise InvalidInput("expires_in", f"must be from 1 to {MAX_TOKEN_SECONDS} seconds, not {seconds:g}")
     payload = [str(session.id), session.call_type, session.call_id, role, name, int(time.time() + seconds)]
     return signing.dumps(payload, salt=_SALT)
+
+
+def clean_name(name: str) -> str:
+    """Return ``name`` as it may be shown to others: without control characters, of bounded length."""
+    printable = "".join(each for each in name if each.isspace() or unicodedata.category(each)[0] != "C")
+    return " ".join(printable.split())[:MAX_NAME_LENGTH]
 
 
 def read_join_token(token: str) -> JoinToken:

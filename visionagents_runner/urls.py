@@ -1,4 +1,5 @@
-"""The REST API for ``path("agents/", include("visionagents_runner.urls"))``, under any prefix and namespace.
+"""The REST API and the call page for ``path("agents/", include("visionagents_runner.urls"))``, under any prefix and
+namespace.
 
 Loading it imports neither the runner nor the API: system checks load every URLconf, and ``manage.py migrate`` runs
 them. What a path names is decided by its raw form (see `api.paths`); the patterns here only say which paths are ours.
@@ -16,6 +17,7 @@ from django.urls import Resolver404, URLPattern, URLResolver, path, register_con
 from django.urls.converters import StringConverter
 from django.urls.resolvers import RegexPattern
 
+from . import callpage
 from .conf import get_settings
 from .exceptions import RunnerConfigurationError
 
@@ -99,5 +101,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     *(path(f"{name}/", _view(f"{name}/")) for name in _names if name != "openapi.json"),
     path("sessions/<visionagents_rest:rest>", _view("sessions/"), name="session"),
     path("calls/<visionagents_rest:rest>", _view("calls/"), name="calls"),
+    path("call/", callpage.new_call, name="new-call"),
+    path("call/<str:call_type>/<str:call_id>/", callpage.call, name="call"),
+    path("call/<visionagents_rest:rest>", callpage.call),
     CustomAPIResolver(),
 ]

@@ -7,6 +7,7 @@ contract by `register_error_handlers`.
 from .calls import router as calls_router
 from .errors import register_error_handlers
 from .factory import RunnerAPI, create_api
+from .invitations import router as invitations_router
 from .sessions import router as sessions_router
 from .status import router as status_router
 
@@ -14,6 +15,7 @@ __all__ = [
     "RunnerAPI",
     "calls_router",
     "create_api",
+    "invitations_router",
     "register_error_handlers",
     "sessions_router",
     "status_router",

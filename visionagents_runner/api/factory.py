@@ -17,6 +17,7 @@ from ..runner import Runner
 from .calls import router as calls_router
 from .docs import LocalSwagger
 from .errors import error_response, json_response, register_error_handlers
+from .invitations import router as invitations_router
 from .paths import Match, Matcher
 from .routes import bind
 from .schemas import NAME
@@ -57,6 +58,7 @@ class RunnerAPI(NinjaAPI):
         )
         self._agents = list(runner.launchers)
         self.add_router("", sessions_router)
+        self.add_router("", invitations_router)
         self.add_router("", calls_router)
         self.add_router("", status_router)
         register_error_handlers(self)
@@ -95,8 +97,9 @@ class RunnerAPI(NinjaAPI):
     def _with_agents(self, body: dict[str, Any]) -> dict[str, Any]:
         body = deepcopy(body)  # the original is every API's
         properties = body["content"]["application/json"]["schema"]["properties"]
-        description = properties["agent"]["description"]
-        properties["agent"] = {"enum": [*self._agents, None], "default": None, "description": description}
+        if "agent" in properties:
+            description = properties["agent"]["description"]
+            properties["agent"] = {"enum": [*self._agents, None], "default": None, "description": description}
         return body
 
     @cached_property

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from ..identifiers import MAX_ID_LENGTH, MAX_METADATA_BYTES
 from ..models import EndReason, SessionStatus
+from ..tokens import MAX_NAME_LENGTH, MAX_TOKEN_SECONDS
 
 Status = Literal["queued", "starting", "active", "closing", "unreachable", "closed", "failed", "lost"]
 Reason = Literal[
@@ -64,6 +65,20 @@ class StartSession(StartCallSession):
     call_id: Name = Field(description="The call that the agent joins.")
 
 
+class Invite(pydantic.BaseModel):
+    """Invites somebody to the call of a session."""
+
+    role: Literal["speaker", "listener"] = Field("speaker", description="A listener hears and reads, and is not heard.")
+    name: str = Field(
+        "",
+        max_length=MAX_NAME_LENGTH,
+        description="What they are called on the call; left out, they say it themselves.",
+    )
+    expires_in: pydantic.StrictInt | None = Field(
+        None, ge=1, le=MAX_TOKEN_SECONDS, description="Seconds in which they may join; left out, JOIN_TOKEN_SECONDS."
+    )
+
+
 # Answers. Later versions may add keys.
 
 
@@ -91,6 +106,13 @@ class SessionStarted(SessionDetail):
 class SessionList(Schema):
     items: list[SessionInfo] = Field(description="Newest first.")
     next: str | None = Field(description="Give it as `cursor` to get the following page; null on the last page.")
+
+
+class Invitation(Schema):
+    token: str = Field(description="What a client says with `hello` on the WebSocket of the call.")
+    url: str | None = Field(description="The page of the call, for a person; null where the project has none.")
+    expires_at: Time = Field(description="Until when one may join. Whoever did stays until the session ends.")
+    role: Literal["speaker", "listener"]
 
 
 class Success(Schema):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-import unicodedata
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..conf import get_settings
 from ..store import DATABASE_ERRORS
 from ..tasks import spawn
-from ..tokens import MAX_NAME_LENGTH
+from ..tokens import clean_name
 from ..worker import current_worker
 from . import access, sessions, wire
 from .events import to_message
@@ -109,7 +108,7 @@ class CallMember:
         if not (token is None or isinstance(token, str)) or not isinstance(name, str):
             raise Fatal(Code.BAD_MESSAGE, "token and name must be text")
         self.greeted = True
-        self._do(self._join(token or None, _clean_name(name)), name="join")
+        self._do(self._join(token or None, clean_name(name)), name="join")
 
     async def _join(self, token: str | None, name: str) -> None:
         async with asyncio.timeout(_JOIN_SECONDS):
@@ -210,7 +209,7 @@ class CallMember:
     async def _negotiate(self, person: Person, sdp: str, reference: str | int | None) -> None:
         try:
             async with self._negotiating, asyncio.timeout(_OFFER_SECONDS):
-                answer = await person.negotiate(sdp)  # type: ignore[attr-defined]
+                answer = await person.negotiate(sdp)
         except ValueError as error:
             problem = Refused(Code.BAD_OFFER, str(error))
         except TimeoutError:
@@ -326,11 +325,6 @@ def _as_fatal(error: BaseException) -> BaseException:
 async def _load_edge() -> Any:
     """Import `edge`, which imports vision-agents: seconds that would hold up every call on this loop."""
     return await asyncio.to_thread(importlib.import_module, "visionagents_runner.edge")
-
-
-def _clean_name(name: str) -> str:
-    printable = "".join(each for each in name if unicodedata.category(each)[0] != "C")
-    return " ".join(printable.split())[:MAX_NAME_LENGTH]
 
 
 def _reference(message: Mapping[str, Any]) -> str | int | None:
