@@ -1,26 +1,55 @@
 """`BrowserEdge`: an edge transport in this process. A call is a room that people and agents join.
 
-What people type and what agents answer passes through the room. Audio and video do not yet: an agent's audio track is
-kept, and nobody hears it.
+People hear the agents and each other, over WebRTC or over plain PCM frames, and agents hear the people. Cameras reach
+the agents that look at them, and the video of an agent reaches everybody. What is typed and said, who is there, who
+speaks and what agents do reaches people as events.
+
+| file | has |
+|---|---|
+| `room`, `people`, `connection` | who is there: `Room`, `Person`, an agent's `BrowserConnection` |
+| `edge`, `call`, `conversation`, `custom` | what an agent sees: `BrowserEdge` |
+| `media` | what one person says and hears, whichever way it travels |
+| `webrtc`, `offers`, `opus` | one way: aiortc |
+| `pcm` | the other way: frames of 20 ms |
+| `voice`, `playout`, `pump`, `clock`, `audio` | the mix, every 20 ms |
+| `video` | one reader a track, the newest frame to all who watch |
+| `state`, `events` | what people are told |
+
+Everything belongs to one event loop. Nothing queues without bound, and whoever leaves or vanishes leaves nothing.
 """
 
+from .bounds import MAX_CUSTOM_EVENT_BYTES
 from .call import BrowserCall
 from .conversation import RoomConversation, watch_words
+from .custom import BrowserCustomEvent
 from .edge import BrowserEdge
-from .events import CustomEvent, Presence, RoomEvent, Words
+from .events import CustomEvent, Happening, Media, Presence, Renegotiate, RoomEvent, Speaking, Words
+from .offers import BadOffer
+from .pcm import PcmLink
 from .people import Person
-from .room import Room, RoomClosed, find_room, join_room, open_rooms
+from .room import Room, RoomClosed, RoomFull, find_room, join_room, open_rooms
+from .webrtc import NoMedia
 
 __all__ = [
+    "MAX_CUSTOM_EVENT_BYTES",
+    "BadOffer",
     "BrowserCall",
+    "BrowserCustomEvent",
     "BrowserEdge",
     "CustomEvent",
+    "Happening",
+    "Media",
+    "NoMedia",
+    "PcmLink",
     "Person",
     "Presence",
+    "Renegotiate",
     "Room",
     "RoomClosed",
     "RoomConversation",
     "RoomEvent",
+    "RoomFull",
+    "Speaking",
     "Words",
     "find_room",
     "join_room",

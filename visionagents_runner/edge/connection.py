@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vision_agents.core.edge.events import CallEndedEvent, ParticipantJoinedEvent, ParticipantLeftEvent
-from vision_agents.core.edge.types import Connection, Participant
+from vision_agents.core.edge.events import (
+    AudioReceivedEvent,
+    CallEndedEvent,
+    ParticipantJoinedEvent,
+    ParticipantLeftEvent,
+    TrackAddedEvent,
+    TrackRemovedEvent,
+)
+from vision_agents.core.edge.types import Connection, Participant, TrackType
 
+from .audio import Samples
 from .call import BrowserCall
 from .conversation import RoomConversation
-from .events import Presence
+from .custom import BrowserCustomEvent
+from .events import Presence, Speaking, Words
 from .room import Room, room_of
+from .state import SETTLE_SECONDS, AgentState
+from .video import VideoRelay
+from .voice import AgentVoice, Reply, Source, source_of
 
 if TYPE_CHECKING:
+    from aiortc import MediaStreamTrack
+    from getstream.video.rtc import PcmData
     from vision_agents.core import Agent
     from vision_agents.core.events.manager import EventManager
 
 PLUGIN_NAME = "browser"
+
+QUIET_FRAMES = 10
+"""Frames without its voice, 200 ms, after which an agent is not speaking any more."""
 
 
 class BrowserConnection(Connection):
@@ -33,17 +50,52 @@ class BrowserConnection(Connection):
         self._waiters: set[asyncio.Future[None]] = set()
         self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._voice: Source | None = None
+        self._quiet = QUIET_FRAMES
+        self.wants_video: bool = agent._needs_video()
+        self.publishes_video: bool = agent.publish_video
+        self.video: VideoRelay | None = None
+        """What the agent shows to everybody."""
+
         self.room: Room = room_of(call.call_type, call.id)
+        self.state = AgentState(agent, self.room.tell)
         self.room.attach(self)
+        self.state.people_there(bool(self.room.people))
 
     async def close(self) -> None:
         """Leave the room. Closing twice does nothing."""
         self._closed = True
         self._emptied_at = 0.0
         if self.conversation is not None:
-            self.conversation.remove_listener(self.room.overhear)
+            self.conversation.remove_listener(self._overhear)
+        self._fall_silent()
+        self.state.close()
+        voice, self._voice = self._voice, None
+        if voice is not None:
+            voice.close()
+        video, self.video = self.video, None
+        if video is not None:
+            video.close()
         self.room.detach(self)
         self._wake()
+
+    def publish(self, audio: MediaStreamTrack | None, video: MediaStreamTrack | None) -> None:
+        """Let the people hear and see these tracks."""
+        if audio is not None and self._voice is None:
+            self._voice = source_of(audio)
+            self._voice.on_audio = self.room.pump.wake
+            if isinstance(self._voice, AgentVoice):
+                self._voice.on_cut = self._interrupted
+            self.room.pump.wake()
+        if video is not None and self.video is None:
+            self.video = VideoRelay(video)
+        if self.publishes_video:
+            self.room.renegotiate()
+
+    def converse(self, conversation: RoomConversation) -> None:
+        """Let the people read what is written into the agent's conversation."""
+        self.conversation = conversation
+        conversation.add_listener(self._overhear)
 
     async def wait_for_participant(self, timeout: float | None = None) -> None:
         """Return as soon as a person is in the room, at once if one is.
@@ -76,23 +128,98 @@ class BrowserConnection(Connection):
             name=user.name or user.id or "",
             is_agent=True,
             here=here,
+            wants_video=self.wants_video,
+            publishes_video=self.publishes_video,
+            publishes_audio=self.agent.publish_audio,
         )
 
     def person_joined(self, participant: Participant) -> None:
         self._emptied_at = 0.0
+        self.state.people_there(True)
         self._events.send(ParticipantJoinedEvent(plugin_name=PLUGIN_NAME, participant=participant, call=self.call))
         self._wake()
 
     def person_left(self, participant: Participant) -> None:
         if not self.room.people:
             self._emptied_at = time.time()
+            if self._voice is not None:
+                self._voice.clear()  # whoever comes next would hear the end of what was said to others
+            self._fall_silent()
+            self.state.people_there(False)
         self._events.send(ParticipantLeftEvent(plugin_name=PLUGIN_NAME, participant=participant, call=self.call))
 
     async def hear(self, participant: Participant, text: str, message_id: str) -> None:
         """Store what a person typed in the agent's conversation and ask the agent to reply."""
+        self.state.turn(True)
         if self.conversation is not None:
             await self.conversation.send_message("user", participant.user_id, text, message_id=message_id)
         await self.agent.simple_response(text, participant=participant)
+
+    def audio_received(self, participant: Participant, pcm: PcmData, *, audible: bool) -> None:
+        if audible:
+            self.state.voiced(participant.id, time.monotonic())
+        self._events.send(AudioReceivedEvent(plugin_name=PLUGIN_NAME, participant=participant, pcm_data=pcm))
+
+    def track_added(self, participant: Participant, track_id: str, track_type: TrackType) -> None:
+        self._events.send(
+            TrackAddedEvent(plugin_name=PLUGIN_NAME, participant=participant, track_id=track_id, track_type=track_type)
+        )
+
+    def track_removed(self, participant: Participant, track_id: str, track_type: TrackType) -> None:
+        self._events.send(
+            TrackRemovedEvent(
+                plugin_name=PLUGIN_NAME, participant=participant, track_id=track_id, track_type=track_type
+            )
+        )
+
+    def custom_received(self, participant: Participant, data: dict[str, Any]) -> None:
+        self._events.send(BrowserCustomEvent(plugin_name=PLUGIN_NAME, participant=participant, data=data))
+
+    # The pump's side
+
+    @property
+    def audible(self) -> bool:
+        """Whether the agent's voice is playing, or waits to be played."""
+        return self._quiet < QUIET_FRAMES or (self._voice is not None and self._voice.waiting > 0)
+
+    def play(self) -> Samples | None:
+        """The next frame of the agent's voice; None if it says nothing now."""
+        frame = self._voice.take() if self._voice is not None else None
+        if frame is not None:
+            if self._quiet >= QUIET_FRAMES:
+                self._speaking(True)
+            if self._quiet:
+                self.state.played(time.monotonic())
+            self._quiet = 0
+        elif self._quiet < QUIET_FRAMES:
+            self._quiet += 1
+            if self._quiet == QUIET_FRAMES:
+                self._speaking(False)
+        return frame
+
+    def _fall_silent(self) -> None:
+        if self._quiet < QUIET_FRAMES:
+            self._quiet = QUIET_FRAMES
+            self._speaking(False)
+
+    def _speaking(self, speaking: bool) -> None:
+        self.room.tell(Speaking(self.agent.id, speaking))
+        self.state.speaking(speaking)
+
+    def _interrupted(self, cut: list[Reply]) -> None:
+        self.room.trim()
+        self._fall_silent()
+        for reply in cut:
+            self.state.happened("interrupted", {"message_id": reply.message_id, "heard": round(reply.heard, 3)})
+
+    def _overhear(self, words: Words) -> None:
+        self.room.overhear(words)
+        if words.role != "assistant":
+            return
+        if isinstance(self._voice, AgentVoice):
+            self._voice.begin_reply(words.message_id)
+        if words.completed:
+            self.state.turn(False, after=SETTLE_SECONDS)
 
     def call_ended(self) -> None:
         """Tell the agent that the call is over.

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from getstream.video.rtc import AudioStreamTrack
 from vision_agents.core.edge import Call, EdgeTransport
 from vision_agents.core.edge.types import User
 
 from .call import BrowserCall
 from .connection import BrowserConnection
 from .conversation import RoomConversation
+from .custom import BrowserCustomEvent
 from .room import Room
+from .video import VideoFeed
+from .voice import AgentVoice
 
 if TYPE_CHECKING:
     import aiortc
@@ -23,6 +25,7 @@ class BrowserEdge(EdgeTransport[BrowserCall]):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.events.register(BrowserCustomEvent)
         self.user: User | None = None
         self.audio_track: aiortc.MediaStreamTrack | None = None
         self.video_track: aiortc.MediaStreamTrack | None = None
@@ -51,25 +54,33 @@ class BrowserEdge(EdgeTransport[BrowserCall]):
         self.connection = BrowserConnection(agent, call, self.events)
         return self.connection
 
-    def create_audio_track(self) -> AudioStreamTrack:
-        return AudioStreamTrack()
+    def create_audio_track(self) -> AgentVoice:
+        """The track that the agent writes its voice to; the room plays it."""
+        return AgentVoice()
 
     async def publish_tracks(
         self, audio_track: aiortc.MediaStreamTrack | None, video_track: aiortc.MediaStreamTrack | None
     ) -> None:
-        """Keep the agent's tracks. Nobody in the room receives media yet."""
-        self.audio_track, self.video_track = audio_track, video_track
+        """Let the people of the room hear and see these tracks; they may be the agent's own.
 
-    def add_track_subscriber(self, track_id: str) -> None:
-        """No track of that id: nobody in the room sends media yet."""
-        return
+        Raises:
+            RuntimeError: the agent is in no room.
+        """
+        self.audio_track, self.video_track = audio_track, video_track
+        self._connected().publish(audio_track, video_track)
+
+    def add_track_subscriber(self, track_id: str) -> VideoFeed | None:
+        """The newest frames of somebody's camera, as a track of its own; None if there is no such track any more.
+
+        A frame that is not read before the next one comes is lost: nothing queues.
+        """
+        return self.connection.room.watch(track_id) if self.connection is not None else None
 
     async def create_conversation(self, call: Call, user: User, instructions: str) -> RoomConversation:
         """Return a conversation whose words, partial ones too, reach the people of the room."""
         connection = self._connected()
         conversation = RoomConversation(instructions, agent_id=connection.agent.id)
-        conversation.add_listener(connection.room.overhear)
-        connection.conversation = conversation
+        connection.converse(conversation)
         return conversation
 
     async def send_custom_event(self, data: dict[str, Any]) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vision_agents.core.edge.types import Participant
 
-from .events import RoomEvent
+from .events import CustomEvent, RoomEvent
+from .media import PersonMedia
 
 if TYPE_CHECKING:
+    from .pcm import PcmLink
     from .room import Room
 
 INBOX_SIZE = 512
@@ -23,11 +25,24 @@ class Person:
     first, and counted in ``dropped``.
     """
 
-    def __init__(self, room: Room, participant: Participant, name: str, *, inbox_size: int = INBOX_SIZE) -> None:
+    def __init__(
+        self,
+        room: Room,
+        participant: Participant,
+        name: str,
+        *,
+        may_speak: bool = True,
+        inbox_size: int = INBOX_SIZE,
+    ) -> None:
         self.room = room
         self.participant = participant
         self.name = name
+        self.may_speak = may_speak
+        """False for a listener, who hears and sees everything and is not heard."""
+
+        self.muted = False
         self.dropped = 0
+        self.media = PersonMedia(self)
         self._inbox: deque[RoomEvent] = deque(maxlen=inbox_size)
         self._waiter: asyncio.Future[None] | None = None
         self._gone = False
@@ -39,12 +54,57 @@ class Person:
     def here(self) -> bool:
         return not self._gone
 
+    @property
+    def transport(self) -> str | None:
+        """ "webrtc" or "websocket" while audio flows that way, else None."""
+        return self.media.transport
+
+    @property
+    def custom_by_data_channel(self) -> bool:
+        """Whether custom events go over the WebRTC data channel "events", and not to this iteration."""
+        return self.media.channel_open
+
+    async def negotiate(self, offer_sdp: str) -> str:
+        """Answer a WebRTC offer: the first, and each later one of the same connection.
+
+        Returns within 12 s. `Media` events tell what becomes of the connection: it has 15 s to be made.
+
+        Raises:
+            BadOffer: it is malformed, too large, or asks for what a room does not have.
+            NoMedia: WebRTC cannot work here (the `Media` event "failed" is told too): use `open_pcm`.
+        """
+        return await self.media.negotiate(offer_sdp)
+
+    def open_pcm(self) -> PcmLink:
+        """Let audio flow as plain frames, in place of what was there.
+
+        Raises:
+            NoMedia: the person has left.
+        """
+        return self.media.open_pcm()
+
+    def set_muted(self, muted: bool) -> None:
+        """Let nobody hear this person, or again; the others are told."""
+        if self.muted != muted and self.here:
+            self.muted = muted
+            self.media.mute(muted)
+            self.room.presence_changed(self)
+
+    def receive_custom(self, data: dict[str, Any]) -> None:
+        """Pass an event of the person's on to the agents, as `BrowserCustomEvent`.
+
+        Raises:
+            TypeError, ValueError: it is no JSON object, or more than 5 KB of it.
+            PermissionError: the person may only listen.
+        """
+        self.media.receive_custom(data)
+
     async def say(self, text: str) -> None:
         """Type ``text`` to everybody in the room; every agent there is asked to reply. See `Room.say`."""
         await self.room.say(self, text)
 
     def leave(self) -> None:
-        """Leave the room. Leaving twice does nothing."""
+        """Leave the room; what carries the person's audio and video closes in the background. Twice does nothing."""
         self.room.leave(self)
 
     def __aiter__(self) -> Person:
@@ -64,6 +124,8 @@ class Person:
     # The room's side
 
     def deliver(self, event: RoomEvent) -> None:
+        if isinstance(event, CustomEvent) and self.media.send_custom(event.data, event.agent_id):
+            return
         if len(self._inbox) == self._inbox.maxlen:
             self.dropped += 1
         self._inbox.append(event)
@@ -72,6 +134,7 @@ class Person:
     def dismiss(self) -> None:
         """Nothing more will come; what is in the inbox can still be read."""
         self._gone = True
+        self.media.close()
         self._wake()
 
     def _wake(self) -> None:

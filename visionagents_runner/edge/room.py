@@ -13,15 +13,19 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from vision_agents.core.edge.types import Participant
+from vision_agents.core.edge.types import Participant, TrackType
 
+from ..conf import get_settings
+from .bounds import custom_event
 from .events import CustomEvent, Presence, RoomEvent, Words
 from .people import INBOX_SIZE, Person
+from .pump import Pump
 
 if TYPE_CHECKING:
-    from .connection import BrowserConnection
+    from getstream.video.rtc import PcmData
 
-MAX_CUSTOM_EVENT_BYTES = 5 * 1024
+    from .connection import BrowserConnection
+    from .video import VideoFeed, VideoRelay
 
 _rooms: dict[tuple[str, str], Room] = {}
 
@@ -30,12 +34,28 @@ class RoomClosed(RuntimeError):
     """The room has ended or everybody has left it: `join_room` opens a new one."""
 
 
-def join_room(call_type: str, call_id: str, user_id: str, *, name: str = "", inbox_size: int = INBOX_SIZE) -> Person:
+class RoomFull(RuntimeError):
+    """As many people are in the room as ``MAX_PEOPLE_PER_CALL`` allows."""
+
+
+def join_room(
+    call_type: str,
+    call_id: str,
+    user_id: str,
+    *,
+    name: str = "",
+    may_speak: bool = True,
+    inbox_size: int = INBOX_SIZE,
+) -> Person:
     """Let somebody into the room of a call, which opens if they are the first.
 
-    ``user_id`` need not be unique: one user may be there twice, as two people.
+    ``user_id`` need not be unique: one user may be there twice, as two people. Without ``may_speak`` they hear and see
+    everything, and whatever they send is refused.
+
+    Raises:
+        RoomFull: ``MAX_PEOPLE_PER_CALL`` are there.
     """
-    return room_of(call_type, call_id).join(user_id, name=name, inbox_size=inbox_size)
+    return room_of(call_type, call_id).join(user_id, name=name, may_speak=may_speak, inbox_size=inbox_size)
 
 
 def find_room(call_type: str, call_id: str) -> Room | None:
@@ -74,6 +94,7 @@ class Room:
         self._agents: list[BrowserConnection] = []
         self._typed: set[str] = set()
         self._closed = False
+        self.pump = Pump(self)
 
     def __repr__(self) -> str:
         return f"<Room {self.call_type}/{self.call_id}: {len(self._people)} people, {len(self._agents)} agents>"
@@ -94,23 +115,29 @@ class Room:
 
     # People
 
-    def join(self, user_id: str, *, name: str = "", inbox_size: int = INBOX_SIZE) -> Person:
+    def join(self, user_id: str, *, name: str = "", may_speak: bool = True, inbox_size: int = INBOX_SIZE) -> Person:
         """Let somebody in. The agents learn of it at once, the people too.
 
         Raises:
             RoomClosed: everybody has left it meanwhile, or it ended.
+            RoomFull: ``MAX_PEOPLE_PER_CALL`` are there.
         """
         self._check_open()
+        limit = get_settings().MAX_PEOPLE_PER_CALL
+        if len(self._people) >= limit:
+            raise RoomFull(f"This call has as many people as it takes ({limit}): try again when somebody has left")
         participant = Participant(original=None, user_id=user_id, id=f"{user_id}-{uuid.uuid4().hex[:8]}")
-        person = Person(self, participant, name or user_id, inbox_size=inbox_size)
+        person = Person(self, participant, name or user_id, may_speak=may_speak, inbox_size=inbox_size)
         for connection in self._agents:
             person.deliver(connection.presence(here=True))
+            person.deliver(connection.state.told())
         for other in self._people.values():
             person.deliver(_presence(other, here=True))
-        self._tell(_presence(person, here=True))
+        self.tell(_presence(person, here=True))
         self._people[participant.id] = person
         for connection in self.agents:
             connection.person_joined(participant)
+        self.pump.wake()
         return person
 
     def leave(self, person: Person) -> None:
@@ -118,7 +145,7 @@ class Room:
         if self._people.pop(person.participant.id, None) is None:
             return
         person.dismiss()
-        self._tell(_presence(person, here=False))
+        self.tell(_presence(person, here=False))
         for connection in self.agents:
             connection.person_left(person.participant)
         self._close_if_empty()
@@ -131,6 +158,7 @@ class Room:
 
         Raises:
             ValueError: there is nothing but white space.
+            PermissionError: the person may only listen.
             RoomClosed: the person is not in the room any more.
             Exception: the first of those that agents raised; the others were asked all the same.
         """
@@ -138,8 +166,10 @@ class Room:
             raise ValueError("There is nothing to say: the text is empty")
         if person.participant.id not in self._people:
             raise RoomClosed("Who has left the room cannot speak in it")
+        if not person.may_speak:
+            raise PermissionError("Who joined as a listener cannot speak: join as a speaker")
         message_id = str(uuid.uuid4())
-        self._tell(
+        self.tell(
             Words(
                 message_id=message_id,
                 role="user",
@@ -176,21 +206,27 @@ class Room:
 
     def attach(self, connection: BrowserConnection) -> None:
         self._check_open()
-        self._tell(connection.presence(here=True))
+        self.tell(connection.presence(here=True))
         self._agents.append(connection)
         for person in self._people.values():
             connection.person_joined(person.participant)
+            for track_id, track_type in person.media.tracks():
+                connection.track_added(person.participant, track_id, track_type)
+        if connection.wants_video and not connection.publishes_video:
+            self.renegotiate()
 
     def detach(self, connection: BrowserConnection) -> None:
         if connection in self._agents:
             self._agents.remove(connection)
-            self._tell(connection.presence(here=False))
+            self.tell(connection.presence(here=False))
+            if connection.wants_video or connection.publishes_video:
+                self.renegotiate()
             self._close_if_empty()
 
     def overhear(self, words: Words) -> None:
         """Pass on what is written into an agent's conversation."""
         if words.message_id not in self._typed:
-            self._tell(words)
+            self.tell(words)
 
     def broadcast(self, data: dict[str, Any], *, agent_id: str) -> None:
         """Send a custom event to everybody.
@@ -198,20 +234,66 @@ class Room:
         Raises:
             TypeError, ValueError: it is not JSON, or more than 5 KB of it.
         """
-        encoded = json.dumps(data, ensure_ascii=False, allow_nan=False).encode()
-        if len(encoded) > MAX_CUSTOM_EVENT_BYTES:
-            raise ValueError(
-                f"A custom event may have {MAX_CUSTOM_EVENT_BYTES} bytes as JSON, this one has {len(encoded)}: "
-                "send an id and let the page fetch the rest"
-            )
+        encoded = custom_event(data)
         for person in self._people.values():
             person.deliver(CustomEvent(data=json.loads(encoded), agent_id=agent_id))
 
-    # Within
+    # Media
 
-    def _tell(self, event: RoomEvent) -> None:
+    @property
+    def wants_video(self) -> bool:
+        """Whether an agent looks at people's cameras."""
+        return any(connection.wants_video for connection in self._agents)
+
+    @property
+    def published_video(self) -> VideoRelay | None:
+        """The video that people see: of the agent that was there first of those that publish any."""
+        return next((c.video for c in self._agents if c.video is not None and not c.video.ended), None)
+
+    def renegotiate(self) -> None:
+        """An agent that wants or publishes video came or left."""
         for person in self._people.values():
+            person.media.show(self.published_video)
+            person.media.renegotiate()
+
+    def heard(self, person: Person, pcm: PcmData, *, audible: bool) -> None:
+        """Pass a frame of what somebody says on to the agents."""
+        for connection in self._agents:
+            connection.audio_received(person.participant, pcm, audible=audible)
+
+    def track_added(self, person: Person, track_id: str, track_type: TrackType) -> None:
+        for connection in self.agents:
+            connection.track_added(person.participant, track_id, track_type)
+
+    def track_removed(self, person: Person, track_id: str, track_type: TrackType) -> None:
+        for connection in self.agents:
+            connection.track_removed(person.participant, track_id, track_type)
+
+    def watch(self, track_id: str) -> VideoFeed | None:
+        """A feed of somebody's camera; None if there is no such track, or no more."""
+        feeds = (person.media.watch(track_id) for person in self._people.values())
+        return next((feed for feed in feeds if feed is not None), None)
+
+    def custom_received(self, person: Person, data: dict[str, Any]) -> None:
+        for connection in self.agents:
+            connection.custom_received(person.participant, data)
+
+    def trim(self) -> None:
+        """An agent was interrupted: nobody need hear what was about to be sent."""
+        for person in self._people.values():
+            person.media.trim()
+
+    def presence_changed(self, person: Person) -> None:
+        for other in self._people.values():
+            if other is not person:
+                other.deliver(_presence(person, here=True))
+
+    def tell(self, event: RoomEvent) -> None:
+        """Deliver an event to everybody."""
+        for person in tuple(self._people.values()):
             person.deliver(event)
+
+    # Within
 
     def _check_open(self) -> None:
         if self._closed:
@@ -223,6 +305,7 @@ class Room:
 
     def _close(self) -> None:
         self._closed = True
+        self.pump.close()
         if _rooms.get((self.call_type, self.call_id)) is self:
             del _rooms[self.call_type, self.call_id]
 
@@ -234,4 +317,5 @@ def _presence(person: Person, *, here: bool) -> Presence:
         name=person.name,
         is_agent=False,
         here=here,
+        muted=person.muted,
     )

@@ -1,0 +1,49 @@
+"""Bounds on what others may send: how often, and how much."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+MAX_CUSTOM_EVENT_BYTES = 5 * 1024
+
+
+class Rate:
+    """A token bucket."""
+
+    def __init__(self, *, per_second: float, burst: float) -> None:
+        self._per_second = per_second
+        self._burst = burst
+        self._left = burst
+        self._at = time.monotonic()
+
+    def allow(self) -> bool:
+        """Whether one more is allowed now; if so it counts."""
+        now = time.monotonic()
+        self._left = min(self._burst, self._left + (now - self._at) * self._per_second)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+def custom_event(data: Any) -> bytes:
+    """``data`` as JSON.
+
+    Raises:
+        TypeError, ValueError: it is not a JSON object, or more than 5 KB of it.
+    """
+    if not isinstance(data, dict):
+        raise TypeError("A custom event is a JSON object")
+    try:
+        encoded = json.dumps(data, ensure_ascii=False, allow_nan=False).encode()
+    except RecursionError:
+        raise ValueError("A custom event is nested too deeply") from None
+    if len(encoded) > MAX_CUSTOM_EVENT_BYTES:
+        raise ValueError(
+            f"A custom event may have {MAX_CUSTOM_EVENT_BYTES} bytes as JSON, this one has {len(encoded)}: "
+            "send an id and let the page fetch the rest"
+        )
+    return encoded

@@ -1,0 +1,16 @@
+"""`BrowserCustomEvent`: what the page of a person sends to the agents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from vision_agents.core.events import PluginBaseEvent
+
+
+@dataclass
+class BrowserCustomEvent(PluginBaseEvent):
+    """Subscribe to it on ``agent.events``; ``participant`` is who sent it."""
+
+    type: str = field(default="plugin.browser.custom", init=False)
+    data: dict[str, Any] = field(default_factory=dict)
