@@ -20,6 +20,7 @@ from .identifiers import clean_call_part, clean_metadata
 if TYPE_CHECKING:
     from vision_agents.core import Agent, SessionInfo
 
+    from .recorder import Recorder
     from .session import LiveSession
     from .worker import AgentWorker
 
@@ -208,6 +209,11 @@ class AgentLauncher:
     def ready(self) -> bool:
         """Whether it is warmed up and takes sessions."""
         return self.warmed_up and self._worker is not None and self._worker.not_taking() is None
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """Where its worker keeps what agents do; None without a worker."""
+        return self._worker.recorder if self._worker is not None else None
 
     @property
     def registry(self) -> NoReturn:

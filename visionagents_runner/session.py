@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vision_agents.core import Agent
 
     from .launcher import AgentLauncher
+    from .observe import Observer
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,8 @@ class LiveSession:
         self._asked_in_vain = False
         self._joined_at_monotonic: float | None = None
         self._gave_up = asyncio.Event()
+        self._observer: Observer | None = None
+        self._recorder = launcher.recorder
 
     def __repr__(self) -> str:
         return f"<LiveSession {self.id} {self.agent_name} on {self.call_type}/{self.call_id}: {self.status.value}>"
@@ -346,7 +349,7 @@ class LiveSession:
         agent = self.agent
         if self._video_track_override_path:
             agent.set_video_track_override_path(self._video_track_override_path)
-        self._watch(agent)
+        self._observe(agent)
         self._started_at = datetime.now(UTC)
         self._join_began = time.monotonic()
         self._stage = self.task = spawn(
@@ -366,23 +369,25 @@ class LiveSession:
         # On its own: a receiver that hangs must not keep the session from being watched.
         self._launcher.track(spawn(_send(session_started, session_id=self.id, session=self), name=f"told-{self.id}"))
 
-    def _watch(self, agent: Agent) -> None:
-        """Learn from the agent's own events when it joined and that somebody came."""
-        events = getattr(agent, "events", None)
-        if events is None:
+    def _observe(self, agent: Agent) -> None:
+        """Learn what the agent does, and have it recorded."""
+        from .observe import observe
+
+        try:
+            observer = observe(agent)
+        except Exception:
+            # Its limits hold all the same: when it joined, and who is there, can be asked of it too.
+            logger.exception("The agent of session %s cannot be observed", self.id, extra=self._extra())
             return
-        from vision_agents.core.agents.events import AgentJoinedCallEvent
-        from vision_agents.core.edge.events import ParticipantJoinedEvent
+        self._observer = observer
+        observer.session_id = self.id
+        observer.when("agent_joined", self._note_joined)
+        observer.when("participant_joined", self._note_participant)
+        if (recorder := self._recorder) is not None:
+            observer.add_listener(lambda event: recorder.record(self.uuid, event))
 
-        async def on_event(event: AgentJoinedCallEvent | ParticipantJoinedEvent) -> None:
-            if isinstance(event, AgentJoinedCallEvent):
-                self._note_joined()
-            else:
-                self.had_participant = True
-
-        # Resolved here because the names above are local: the event bus finds the types by their annotations.
-        on_event.__annotations__["event"] = AgentJoinedCallEvent | ParticipantJoinedEvent
-        events.subscribe(on_event)
+    def _note_participant(self) -> None:
+        self.had_participant = True
 
     def _note_joined(self) -> None:
         if self._joined_at_monotonic is None:
@@ -468,6 +473,7 @@ class LiveSession:
         self.ended_at = datetime.now(UTC)
         mine = False
         try:
+            await self._end_history()
             mine = await self._write_end(reason, error)
             if not mine:
                 reason = await self._reason_of_others(reason)
@@ -482,6 +488,15 @@ class LiveSession:
             self._on_end(self)
             if not self._ended.done():
                 self._ended.set_result(None)
+
+    async def _end_history(self) -> None:
+        """Have all that the agent did written, so that the end is the last line of the session's history."""
+        if self._observer is not None:
+            self._observer.close()
+        if self._recorder is not None:
+            settling = spawn(self._recorder.settle(self.uuid), name=f"agent-session-settle-{self.id}")
+            await wait_for_any(settling, self._gave_up)
+            settling.cancel()
 
     async def _write_end(self, reason: EndReason, error: str) -> bool:
         """Give the row its end state. False if it had one, or if nobody can wait for the database any longer."""

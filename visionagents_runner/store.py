@@ -29,7 +29,7 @@ from django.utils import timezone
 from .conf import get_settings
 from .exceptions import MaxConcurrentSessionsExceeded, MaxSessionsPerCallExceeded
 from .identifiers import call_key
-from .models import AgentSession, EndReason, Slot, Worker, WorkerState
+from .models import AgentSession, EndReason, EventLine, SessionEvent, Slot, Worker, WorkerState
 from .models.worker import seconds_ago
 from .process import ProcessIdentity, is_known_dead
 
@@ -337,6 +337,16 @@ def _ended_among(session_ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
         rows = AgentSession.objects.ended().filter(pk__in=session_ids[start : start + _BATCH])
         ended += rows.order_by().values_list("pk", flat=True)
     return ended
+
+
+async def record(lines: Sequence[EventLine], *, after: Mapping[uuid.UUID, int] | None = None) -> dict[uuid.UUID, int]:
+    """Append ``lines`` to the histories of their sessions, all or none. Returns the last number of each session.
+
+    After a failure that leaves open whether they were written, give ``after``, the last number of each session that
+    was returned before: they are not written twice.
+    """
+    known = None if after is None else dict(after)
+    return await write(_try_again_after_deadlock, partial(SessionEvent.objects.append, lines, after=known))
 
 
 async def save_metrics(snapshots: Mapping[uuid.UUID, Mapping[str, Any]]) -> None:

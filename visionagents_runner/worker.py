@@ -15,7 +15,9 @@ from . import __version__, store
 from .conf import get_settings
 from .exceptions import NotReady, RunnerConfigurationError
 from .models import EndReason, SessionStatus, Worker
+from .observe import load_redact
 from .process import identify
+from .recorder import Recorder
 from .session import LiveSession, tell_ended
 from .tasks import spawn
 
@@ -39,6 +41,7 @@ class AgentWorker:
         self.draining = False
         self.closing_reason = EndReason.DRAINED
         self.warm_up_error = ""
+        self.recorder = Recorder()
 
         self._runner = runner
         self._row: Worker | None = None
@@ -115,7 +118,7 @@ class AgentWorker:
         """Register in the database and begin. Warming up goes on in the background, if at all.
 
         Raises:
-            RunnerConfigurationError: the database has no tables for it.
+            RunnerConfigurationError: the database has no tables for it, or ``REDACT`` names nothing that can be called.
         """
         global _current
         if self._running:
@@ -126,12 +129,14 @@ class AgentWorker:
         try:
             for launcher in self.launchers.values():
                 launcher.attach(self)
+            load_redact()  # what cannot be redacted is not shown: found out now rather than in a call
             self._row = self._new_row()
             await self._register(self._row)
         except BaseException:
             self._forget()
             raise
         self._running = True
+        self.recorder.start()
         self._hurry, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
         self._listen()
@@ -240,6 +245,7 @@ class AgentWorker:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.recorder.close(_LAST_SECONDS)
         try:
             async with asyncio.timeout(_LAST_SECONDS):
                 left = await store.stop(self._row)
@@ -253,6 +259,7 @@ class AgentWorker:
         """This process has no worker any more."""
         global _current
         self._running = False
+        self.recorder.abandon()
         for task in self._tasks | self._telling:
             task.cancel()
         for launcher in self.launchers.values():

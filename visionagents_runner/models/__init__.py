@@ -3,16 +3,18 @@
 State changes are methods and queryset methods here; nothing else writes ``status``.
 """
 
-from .event import SessionEvent
+from .event import KINDS_WITHOUT_WORDS, EventLine, SessionEvent
 from .key import AgentKey, Scope
 from .session import AgentSession, EndReason, SessionStatus
 from .slot import Slot
 from .worker import Worker, WorkerState
 
 __all__ = [
+    "KINDS_WITHOUT_WORDS",
     "AgentKey",
     "AgentSession",
     "EndReason",
+    "EventLine",
     "Scope",
     "SessionEvent",
     "SessionStatus",

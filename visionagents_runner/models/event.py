@@ -2,20 +2,134 @@
 
 from __future__ import annotations
 
-from django.db import models
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db import models, router, transaction
+from django.db.models import F
 from django.db.models.functions import Now
 
 from .session import AgentSession
 
+LIFECYCLE_KINDS = frozenset({"requested", "started", "joined", "close_requested", "ended", "unreachable", "reachable"})
+"""What the runner itself tells of a session. All other kinds are told by `observe`, and written by `recorder`."""
+
+KINDS_WITHOUT_WORDS = LIFECYCLE_KINDS | {
+    "agent_joined",
+    "agent_left",
+    "participant_joined",
+    "participant_left",
+    "user_turn_started",
+    "user_turn_ended",
+    "agent_turn_started",
+    "agent_turn_ended",
+    "turn",
+    "error",
+    "connection",
+    "dropped",
+}
+"""For whoever may see the session. All others hold what was said or done with it: for who may read transcripts."""
+
+_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class EventLine:
+    """An event that has no place in its session's history yet."""
+
+    session_id: uuid.UUID
+    kind: str
+    at: datetime
+    data: dict[str, Any]
+
+    def numbered(self, seq: int) -> SessionEvent:
+        return SessionEvent(session_id=self.session_id, seq=seq, kind=self.kind, at=self.at, data=self.data)
+
+
+class SessionEventQuerySet(models.QuerySet["SessionEvent"]):
+    def append(self, lines: Sequence[EventLine], *, after: dict[uuid.UUID, int] | None = None) -> dict[uuid.UUID, int]:
+        """Write ``lines``, in order, behind what their sessions' histories hold already; all of them or none.
+
+        Each session's numbers are taken by one UPDATE of its row, as single lines take theirs, so that whoever writes
+        meanwhile gets others, without gaps. Lines of sessions that were deleted are left out.
+
+        ``after`` is for a second try, when the first ended without an answer (the connection broke at the commit): the
+        last number of each session that is known to have been written before. They are not written twice.
+
+        Returns the last number of each session.
+        """
+        wanted = Counter(line.session_id for line in lines)
+        by_count: dict[int, list[uuid.UUID]] = defaultdict(list)
+        for key, count in wanted.items():
+            by_count[count].append(key)
+        sessions = AgentSession.objects.order_by()
+        using = router.db_for_write(SessionEvent)
+        with transaction.atomic(using=using):
+            for count, keys in by_count.items():
+                for chunk in _chunks(keys):
+                    sessions.filter(pk__in=chunk).update(event_seq=F("event_seq") + count)
+            last: dict[uuid.UUID, int] = {}
+            for chunk in _chunks(list(wanted)):
+                last.update(sessions.filter(pk__in=chunk).values_list("pk", "event_seq"))
+            # Only now, with the sessions' rows held: a first try that was still under way has ended.
+            if after is not None and self._holds(lines, last, after):
+                transaction.set_rollback(True, using=using)
+                return {key: number - wanted[key] for key, number in last.items()}
+            seq = {key: number - wanted[key] for key, number in last.items()}
+            rows = []
+            for line in lines:
+                if (number := seq.get(line.session_id)) is not None:
+                    seq[line.session_id] = number = number + 1
+                    rows.append(line.numbered(number))
+            self.bulk_create(rows)
+        return last
+
+    def _holds(self, lines: Sequence[EventLine], sessions: Container[uuid.UUID], after: dict[uuid.UUID, int]) -> bool:
+        """Whether ``lines`` stand in the histories of those of their sessions that still exist."""
+        first = next((line for line in lines if line.session_id in sessions), None)
+        if first is None:
+            return True
+        seq = after.get(first.session_id, 0)
+        # All or none were written, so one line tells.
+        return self.filter(session_id=first.session_id, seq__gt=seq, kind=first.kind, at=first.at).exists()
+
 
 class SessionEvent(models.Model):
-    """``seq`` counts from 1 without gaps within a session; ``data`` is JSON whose keys depend on ``kind``."""
+    """``seq`` counts from 1 without gaps within a session, in the order of writing; ``at`` is the event's own time.
+
+    ``data`` is JSON of at most 16 KB. Its keys, by ``kind``, beside the runner's own (`LIFECYCLE_KINDS`):
+
+    ========================================== =======================================================================
+    agent_joined, agent_left                   none
+    participant_joined, participant_left       participant_id, user_id
+    user_turn_started, user_turn_ended         participant_id, user_id
+    message                                    message_id, role, user_id, completed (false: it was cut), text
+    agent_turn_started, agent_turn_ended       none; interrupted
+    tool_started                               tool_call_id, name, arguments
+    tool_ended                                 tool_call_id, name, ok, ms, error, result
+    turn                                       participant_id, how ("speech", "text"), end_of_turn_ms, recognition_ms,
+                                               model_ms, voice_ms, total_ms (null: not known), interrupted
+    error                                      component, type, message, recoverable
+    connection                                 component, state ("connected", "disconnected"), reason
+    custom                                     data, from ("agent", or who sent it)
+    dropped                                    kinds (how many of each are missing), reason
+    ========================================== =======================================================================
+
+    ``partial`` (participant_id, user_id, role, text so far, message_id) goes to live viewers and is never kept. The
+    ``message_id`` of spoken partial words is provisional: the final message of that person takes their place.
+    """
 
     session = models.ForeignKey(AgentSession, on_delete=models.CASCADE, related_name="events")
     seq = models.PositiveIntegerField()
     kind = models.CharField(max_length=64)
     at = models.DateTimeField(db_default=Now())
     data = models.JSONField(default=dict, blank=True)
+
+    objects = SessionEventQuerySet.as_manager()
 
     class Meta:
         ordering = ("session_id", "seq")
@@ -24,3 +138,8 @@ class SessionEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.seq} {self.kind}"
+
+
+def _chunks(keys: list[uuid.UUID]) -> list[list[uuid.UUID]]:
+    """SQLite takes a limited number of parameters."""
+    return [keys[start : start + _BATCH] for start in range(0, len(keys), _BATCH)]

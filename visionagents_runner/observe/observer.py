@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .hooks import Undo
+from .hooks import Undo, quietly
 from .jsonsafe import json_safe
 from .redaction import RedactionFailed, apply_redact
 
@@ -66,6 +66,7 @@ class Observer:
         self.closed = False
 
         self._listeners: list[Listener] = []
+        self._watchers: dict[str, list[Callable[[], None]]] = {}
         self._words: WordsWatch | None = None
         self._turns: TurnTracker | None = None
         self._undo: list[Undo] = []
@@ -97,6 +98,10 @@ class Observer:
 
         return undo
 
+    def when(self, kind: str, call: Callable[[], None]) -> None:
+        """Have ``call()`` called whenever an event of that kind happens, whatever ``REDACT`` makes of it."""
+        self._watchers.setdefault(kind, []).append(call)
+
     def voiced(self, participant_id: str, at: float) -> None:
         """The last audible audio of a person arrived, at ``at`` as of ``time.monotonic()``. Cheap enough per frame."""
         if self._turns is not None:
@@ -122,7 +127,11 @@ class Observer:
 
     def tell(self, kind: str, data: Mapping[str, Any], at: float | None = None) -> None:
         """Tell the listeners of an event, if ``REDACT`` lets it pass."""
-        if self.closed or not self._listeners:
+        if self.closed:
+            return
+        for call in self._watchers.get(kind, ()):
+            quietly(kind, call)
+        if not self._listeners:
             return
         at = time.time() if at is None else at
         safe = json_safe(data)
