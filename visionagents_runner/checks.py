@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from datetime import timedelta
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -71,7 +72,9 @@ def _wrong_values(raw: Mapping[str, Any]) -> Iterator[CheckMessage]:
             continue
         value, hint = raw[field.name], hints[field.name]
         problem = "" if _accepts(hint, value) else f"must be {_words(hint)}, not {value!r}"
-        if not problem and _is_number(value):
+        if isinstance(value, timedelta):
+            problem = problem or _out_of_range(field.name, value.total_seconds())
+        elif not problem and _is_number(value):
             problem = _out_of_range(field.name, value)
         if problem:
             sound = False
@@ -120,7 +123,14 @@ def _words(hint: Any) -> str:
         return " or ".join(repr(choice) for choice in get_args(hint))
     if origin is tuple:
         return "a list of strings"
-    names = {int: "a whole number", float: "a number", str: "a string", bool: "True or False", NoneType: "None"}
+    names = {
+        int: "a whole number",
+        float: "a number",
+        str: "a string",
+        bool: "True or False",
+        NoneType: "None",
+        timedelta: "a timedelta",
+    }
     return names.get(hint, str(hint))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from typing import Any, Literal
 
 from django.conf import settings
@@ -77,6 +78,10 @@ class RunnerSettings:
 
     EVENT_QUEUE_SIZE: int = 20_000
     """How many events of this process may wait to be written; above it the least valuable are dropped, and counted."""
+
+    RETENTION: timedelta | float | None = None
+    """How long ended sessions are kept, as a timedelta or in seconds: what ``manage.py pruneagentsessions`` goes by,
+    unless told otherwise. None: for ever. Nothing is deleted unless that command runs."""
 
 
 _cached: RunnerSettings | None = None

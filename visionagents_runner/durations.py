@@ -6,6 +6,9 @@ import re
 from datetime import timedelta
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+LONGEST = timedelta(days=36_525)
+"""A century: databases cannot count back without end."""
+
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])\s*")
 
 
@@ -21,7 +24,9 @@ def parse_duration(text: str) -> timedelta:
     try:
         length = sum((timedelta(**{_UNITS[part[2]]: float(part[1])}) for part in parts), timedelta())
     except OverflowError:
-        raise ValueError(f"{text!r} is longer than anything here lasts") from None
+        length = timedelta.max
+    if length > LONGEST:
+        raise ValueError(f"{text!r} is longer than anything here lasts")
     if length <= timedelta(0):
         raise ValueError(f"{text!r} is no time at all: it must be above 0")
     return length

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -14,7 +14,7 @@ from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
 from .fields import ExactCharField
-from .worker import Worker
+from .worker import Worker, seconds_ago
 
 if TYPE_CHECKING:
     from .event import SessionEvent
@@ -62,6 +62,12 @@ class AgentSessionQuerySet(models.QuerySet["AgentSession"]):
 
     def ended(self) -> AgentSessionQuerySet:
         return self.filter(ended_at__isnull=False)
+
+    def ended_longer_ago_than(self, age: timedelta) -> AgentSessionQuerySet:
+        """Sessions that ended more than ``age`` ago by the database's clock."""
+        then = seconds_ago(age.total_seconds())
+        # No session ends before it is asked for, and that moment has an index.
+        return self.ended().filter(ended_at__lt=then, created_at__lt=then)
 
     def on_call(self, call_type: str, call_id: str) -> AgentSessionQuerySet:
         return self.filter(call_type=call_type, call_id=call_id)
