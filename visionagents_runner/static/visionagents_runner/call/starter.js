@@ -1,0 +1,73 @@
+// The card over the conversation when there is nobody to answer: no agent yet, or one that has left.
+
+import { byId, setText } from "./dom.js";
+import { startAgent } from "./rest.js";
+
+export class Starter {
+  #may = false;
+  #starting = false;
+
+  constructor() {
+    this.card = byId("starter");
+    this.select = byId("starter-agent");
+    this.button = byId("starter-start");
+    this.error = byId("starter-error");
+    byId("starter-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#start();
+    });
+  }
+
+  /** What this person may start, from the welcome. */
+  allow(mayStart, agents) {
+    this.#may = Boolean(mayStart && agents.length);
+    this.select.replaceChildren(...agents.map((name) => new Option(name, name)));
+  }
+
+  nobodyYet() {
+    this.#show("No agent is in this call yet", this.#may ? "Start one to have an answer." : NOT_YOU, "Start an agent", false);
+  }
+
+  /** `words` say why its session ended; `agent` is its kind. */
+  gone(words, agent, { again = true } = {}) {
+    if (agent) this.select.value = agent;
+    const what = [words, again && !this.#may ? NOT_YOU : ""].filter(Boolean).join(" ");
+    this.#show("The agent has left", what, "Start the agent again", true);
+  }
+
+  hide() {
+    this.card.hidden = true;
+    this.#starting = false;
+  }
+
+  #show(title, text, label, bad) {
+    setText(byId("starter-title"), title);
+    setText(byId("starter-text"), text);
+    setText(this.button, label);
+    setText(this.error, "");
+    this.button.disabled = false;
+    this.card.classList.toggle("bad", bad);
+    byId("starter-form").hidden = !this.#may;
+    byId("starter-choice").hidden = this.select.options.length < 2;
+    this.card.hidden = false;
+  }
+
+  async #start() {
+    if (this.#starting) return;
+    this.#starting = this.button.disabled = true;
+    setText(this.error, "");
+    const label = this.button.textContent;
+    setText(this.button, "Starting\u2026");
+    try {
+      await startAgent(this.select.value);
+      // The card goes when the agent comes, which the server tells.
+    } catch (error) {
+      setText(this.error, error.message);
+      setText(this.button, label);
+      this.button.disabled = false;
+    }
+    this.#starting = false;
+  }
+}
+
+const NOT_YOU = "Somebody who may start agents can start one; this page notices when it comes.";
