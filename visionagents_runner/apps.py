@@ -13,3 +13,4 @@ class VisionAgentsRunnerConfig(AppConfig):
 
     def ready(self) -> None:
         from . import checks  # noqa: F401
+        from .signalling import checks as call_checks  # noqa: F401

@@ -110,6 +110,8 @@ def _accepts(hint: Any, value: Any) -> bool:
         return any(type(value) is type(choice) and value == choice for choice in get_args(hint))
     if origin is tuple:
         return isinstance(value, (list, tuple, set)) and all(_accepts(get_args(hint)[0], item) for item in value)
+    if origin is dict:
+        return isinstance(value, dict)
     if hint in {int, float}:  # a bool is an int to Python, but not to whoever writes a number of seconds
         return not isinstance(value, bool) and isinstance(value, int if hint is int else (int, float))
     return isinstance(value, hint)
@@ -122,7 +124,7 @@ def _words(hint: Any) -> str:
     if origin is Literal:
         return " or ".join(repr(choice) for choice in get_args(hint))
     if origin is tuple:
-        return "a list of strings"
+        return "a list of strings" if get_args(hint)[0] is str else "a list of dicts"
     names = {
         int: "a whole number",
         float: "a number",

@@ -18,7 +18,9 @@ from .events import to_message
 from .wire import Code, Fatal, Refused
 
 if TYPE_CHECKING:
-    from ..edge import Person
+    from types import ModuleType
+
+    from ..edge import PcmLink, Person
     from ..runner import Runner
     from ..session import LiveSession
     from .access import Admission
@@ -48,7 +50,7 @@ class CallMember:
         self._call_type, self._call_id = call
         self._admission: Admission | None = None
         self._person: Person | None = None
-        self._link: Any = None
+        self._link: PcmLink | None = None
         self._link_task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._watched: dict[str, asyncio.Task[None]] = {}
@@ -125,15 +127,16 @@ class CallMember:
             self._watch(session)
         self._do(self._tell_events(person), name="events")
 
-    def _enter(self, edge: Any, admission: Admission, name: str) -> Person:
-        who = (self._call_type, self._call_id, admission.user_id)
-        full = getattr(edge, "RoomFull", ())
+    def _enter(self, edge: ModuleType, admission: Admission, name: str) -> Person:
         try:
-            try:
-                person: Person = edge.join_room(*who, name=name, may_speak=admission.role == "speaker")
-            except TypeError:
-                person = edge.join_room(*who, name=name)
-        except full as error:
+            person: Person = edge.join_room(
+                self._call_type,
+                self._call_id,
+                admission.user_id,
+                name=name,
+                may_speak=admission.role == "speaker",
+            )
+        except edge.RoomFull as error:
             raise Fatal(Code.FULL, str(error)) from None
         return person
 
@@ -160,8 +163,6 @@ class CallMember:
     async def _tell_events(self, person: Person) -> None:
         guest = self._admission is not None and self._admission.session_id is not None
         async for event in person:
-            if type(event).__name__ == "CustomEvent" and getattr(person, "custom_by_data_channel", False):
-                continue  # it goes that way
             told = to_message(event, self._describe_agent, for_guest=guest)
             if told is not None:
                 self._socket.post(told.message, key=told.key)
@@ -207,11 +208,15 @@ class CallMember:
         self._do(self._negotiate(person, sdp, reference), name="negotiate")
 
     async def _negotiate(self, person: Person, sdp: str, reference: str | int | None) -> None:
+        from ..edge import BadOffer, NoMedia
+
         try:
             async with self._negotiating, asyncio.timeout(_OFFER_SECONDS):
                 answer = await person.negotiate(sdp)
-        except ValueError as error:
+        except BadOffer as error:
             problem = Refused(Code.BAD_OFFER, str(error))
+        except NoMedia as error:
+            problem = Refused(Code.NO_MEDIA, str(error))
         except TimeoutError:
             problem = Refused(Code.NO_MEDIA, "No connection for media could be prepared in time")
         except Exception:
@@ -238,10 +243,13 @@ class CallMember:
                 self._link_task.cancel()
         self._socket.post({"type": "pcm", "on": on})
 
-    async def _send_audio(self, link: Any) -> None:
+    async def _send_audio(self, link: PcmLink) -> None:
         # What the client has no room for is dropped by the link, the oldest first.
         async for frame in link:
             await self._socket.send_frame(frame)
+        if self._link is link:  # something else took its place: WebRTC, or somebody ended it
+            self._link = None
+            self._socket.post({"type": "pcm", "on": False})
 
     def _say(self, person: Person, message: dict[str, Any], reference: str | int | None) -> None:
         self._check_may_speak()
@@ -276,7 +284,10 @@ class CallMember:
         data = message.get("data")
         if not isinstance(data, dict):
             raise Refused(Code.BAD_MESSAGE, "data must be a JSON object")
-        person.receive_custom(data)
+        try:
+            person.receive_custom(data)
+        except ValueError as error:
+            raise Refused(Code.TOO_LARGE, str(error)) from None
 
     def _mute(self, person: Person, message: dict[str, Any], reference: str | int | None) -> None:
         person.set_muted(_flag(message, "muted"))
@@ -322,7 +333,7 @@ def _as_fatal(error: BaseException) -> BaseException:
     return error
 
 
-async def _load_edge() -> Any:
+async def _load_edge() -> ModuleType:
     """Import `edge`, which imports vision-agents: seconds that would hold up every call on this loop."""
     return await asyncio.to_thread(importlib.import_module, "visionagents_runner.edge")
 
