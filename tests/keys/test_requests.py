@@ -13,6 +13,7 @@ from asgiref.sync import sync_to_async
 from django.db import OperationalError
 from django.db.models.functions import Now
 from django.http import HttpRequest
+from django.test import Client as DjangoClient
 from django.test import RequestFactory
 from ninja.errors import HttpError
 
@@ -428,6 +429,17 @@ async def test_under_wsgi_a_key_is_found_in_the_header(transactional_db: None) -
     assert who is not None
     assert who.permissions == {Action.VIEW.permission}
     await uses_written()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_whole_request_under_wsgi_leaves_no_task_behind(caplog: pytest.LogCaptureFixture) -> None:
+    _, plain = make_key("view")
+    for _ in range(3):
+        answer = DjangoClient().get("/sessions", headers={"authorization": f"Bearer {plain}"})
+        assert answer.status_code == 200
+    assert DjangoClient().get("/sessions", headers={"authorization": f"Bearer {plain}x"}).status_code == 401
+    assert not keys._writing
+    assert [record.getMessage() for record in caplog.records] == ["Unauthorized: /sessions"]
 
 
 async def test_the_schema_names_the_bearer_scheme(client: Client) -> None:
