@@ -1,7 +1,8 @@
 """The agent that needs no key, account or network: scripted answers, no language model, but a real `Agent`.
 
 ``create_agent`` and ``join_call`` are what an `AgentLauncher` takes. Importing this package costs nothing:
-vision-agents loads with the first agent, in a thread, so that the server answers meanwhile.
+vision-agents loads with the first agent, in a thread, so that the server answers meanwhile. Where the extra ``demo`` is
+installed the agent hears and speaks English, on this machine; else it is text alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vision_agents.core import Agent
 
-__all__ = ["create_agent", "join_call"]
+__all__ = ["create_agent", "join_call", "voice_hint"]
 
 
 async def create_agent() -> Agent:
@@ -26,6 +27,15 @@ async def create_agent() -> Agent:
 async def join_call(agent: Agent, call_type: str, call_id: str) -> None:
     """Join the call, greet whoever comes first, and stay until the call ends."""
     await (await _recipe()).join_call(agent, call_type, call_id)
+
+
+def voice_hint() -> str:
+    """Return how to give the demo agent ears and a voice, in a line; "" if it has them. Imports nothing of theirs."""
+    from .speech import installed
+
+    if installed():
+        return ""
+    return 'To talk with it by voice: pip install "visionagents-runner[demo]" (in a clone: pip install -e ".[demo]").'
 
 
 async def _recipe() -> ModuleType:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import secrets
 import zoneinfo
 from datetime import UTC, datetime
@@ -14,11 +15,14 @@ from vision_agents.core.llm.llm import LLM
 MAX_DICE = 100
 MAX_SIDES = 1000
 MAX_NAME_LENGTH = 60
+MAX_METERS = 1000.0
+_DIRECTIONS = {"forward": (0, 1), "backward": (0, -1), "left": (-1, 0), "right": (1, 0)}
 
 
 def register_functions(llm: LLM) -> None:
     """Register the functions with ``llm``. What they remember lasts as long as it: one session."""
     names: dict[str, str] = {}
+    robot = {"right": 0.0, "forward": 0.0}
 
     @llm.register_function(description="The time of day, on the server or in a time zone such as Europe/Paris")
     async def get_time(timezone: str = "") -> str:
@@ -46,6 +50,23 @@ def register_functions(llm: LLM) -> None:
     @llm.register_function(description="What a person said that they are called; empty if they did not")
     async def recall_name(person: str) -> str:
         return names.get(person, "")
+
+    @llm.register_function(
+        description="Move the imaginary robot by meters: forward, backward, left or right. Returns where it is then"
+    )
+    async def move_robot(direction: str, meters: float = 1.0) -> dict[str, float]:
+        if direction not in _DIRECTIONS:
+            raise ValueError(f"the robot goes {', '.join(_DIRECTIONS)}, not {direction!r}")
+        if not math.isfinite(meters) or not 0 < meters <= MAX_METERS:
+            raise ValueError(f"the robot goes up to {MAX_METERS:g} meters at a time, not {meters:g}")
+        right, forward = _DIRECTIONS[direction]
+        robot["right"] = round(robot["right"] + right * meters, 2)
+        robot["forward"] = round(robot["forward"] + forward * meters, 2)
+        return dict(robot)
+
+    @llm.register_function(description="Where the imaginary robot is, in meters from where it started")
+    async def locate_robot() -> dict[str, float]:
+        return dict(robot)
 
     @llm.register_function(description="How many agent sessions of this project are live, and which ended last")
     async def count_sessions() -> dict[str, Any]:

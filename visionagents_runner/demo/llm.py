@@ -14,6 +14,8 @@ from vision_agents.core.edge.types import Participant
 from vision_agents.core.llm.llm import LLM, LLMResponseDelta, LLMResponseFinal
 from vision_agents.core.llm.llm_types import NormalizedToolCallItem
 
+from .numbers import with_digits
+
 TOOL_TIMEOUT_SECONDS = 10.0
 _WORD = re.compile(r"\s*\S+\s*")
 
@@ -27,6 +29,9 @@ class Question:
     """What somebody said, and the rule's match in it."""
 
     text: str
+    said: str
+    """The same with numbers as digits: what rules are for."""
+
     match: re.Match[str]
     user_id: str
     _llm: ScriptedLLM
@@ -51,9 +56,13 @@ class ScriptedLLM(LLM):
 
     provider_name = "scripted"
     model = "rules"
+    note = "scripted answers, no language model"
+    """What the call page says beside the agent's name."""
+    note = ""
+    """What people should know about whom they talk to, for pages that show the agent."""
 
     def __init__(self, *, word_seconds: float = 0.0) -> None:
-        """``word_seconds`` is the pause between two words of a reply."""
+        """``word_seconds`` is the pause between two words of a reply, after its first sentence, which a voice waits for."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._word_seconds = word_seconds
         self._rules: list[tuple[re.Pattern[str], Rule]] = []
@@ -77,12 +86,13 @@ class ScriptedLLM(LLM):
             self.on_llm_error(error=error)
             raise
         item_id = str(uuid.uuid4())
-        first_ms: float | None = None
+        first_ms = _ms_since(began)
+        pause = 0.0
         for index, word in enumerate(_WORD.findall(answer)):
             if index:
-                await asyncio.sleep(self._word_seconds)
-            else:
-                first_ms = _ms_since(began)
+                await asyncio.sleep(pause)
+            if word.rstrip().endswith((".", "!", "?")):
+                pause = self._word_seconds
             yield LLMResponseDelta(
                 delta=word,
                 content_index=index,
@@ -97,7 +107,7 @@ class ScriptedLLM(LLM):
             item_id=item_id,
             model=self.model,
             latency_ms=_ms_since(began),
-            time_to_first_token_ms=first_ms,
+            time_to_first_token_ms=first_ms if answer else None,
         )
 
     async def call_tool(self, name: str, arguments: dict[str, Any]) -> Any:
@@ -113,10 +123,11 @@ class ScriptedLLM(LLM):
 
     async def _answer(self, text: str, participant: Participant | None) -> str:
         user_id = participant.user_id if participant is not None else ""
+        said = with_digits(text)
         for pattern, handler in self._rules:
-            if match := pattern.search(text):
+            if match := pattern.search(said):
                 try:
-                    return await handler(Question(text, match, user_id, self))
+                    return await handler(Question(text, said, match, user_id, self))
                 except ToolFailed as error:
                     return f"That did not work: {error}."
         return "I have no rule for that."
