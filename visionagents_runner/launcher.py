@@ -138,6 +138,13 @@ class AgentLauncher:
         self._warmup_lock = asyncio.Lock()
         self._build_slots = asyncio.Semaphore(self.max_concurrent_starts)
 
+    @property
+    def description(self) -> str:
+        """The first line of ``create_agent``'s docstring, for people who choose an agent; "" without one."""
+        if not inspect.isroutine(self._create_agent):
+            return ""
+        return (inspect.getdoc(self._create_agent) or "").partition("\n")[0]
+
     # Running
 
     async def start(self) -> None:
