@@ -18,6 +18,7 @@ from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
+from django.utils import formats, timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
@@ -120,7 +121,7 @@ class AgentKeyForm(_ModelForm):
 @admin.register(AgentKey)
 class AgentKeyAdmin(ReadOnlyAdmin[AgentKey]):
     form = AgentKeyForm
-    list_display = ("state", "public_part", "name", "owner", "may", "expires", "last_used")
+    list_display = ("state", "public_part", "name", "owner", "may", "last_used", "until")
     list_display_links = ("public_part",)
     list_filter = (StateFilter,)
     list_select_related = ("owner",)
@@ -199,6 +200,7 @@ class AgentKeyAdmin(ReadOnlyAdmin[AgentKey]):
             "key": obj.plain,  # type: ignore[attr-defined]
             "original": obj,
             "may": self.may(obj),
+            "expires": self.expires(obj),
             "back_url": self._back(request),
         }
         return TemplateResponse(request, self.made_template, context)
@@ -311,13 +313,21 @@ class AgentKeyAdmin(ReadOnlyAdmin[AgentKey]):
 
     @admin.display(description=gettext_lazy("key"), ordering="prefix")
     def public_part(self, key: AgentKey) -> SafeString:
-        return format_html('<code class="va-code">va_{}_…</code>', key.prefix)
+        return format_html('<code class="va-nowrap">va_{}</code>', key.prefix)
 
     @admin.display(description=gettext_lazy("may"))
     def may(self, key: AgentKey) -> str:
         return ", ".join(map(str, key.scopes))
 
     @admin.display(description=gettext_lazy("expires"), ordering="expires_at")
+    def until(self, key: AgentKey) -> SafeString | str:
+        """The day, for the narrow column of the list."""
+        if key.expires_at is None:
+            return _("never")
+        day = formats.date_format(timezone.localtime(key.expires_at), "SHORT_DATE_FORMAT")
+        return format_html('<span class="va-nowrap" title="{}">{}</span>', display.exact(key.expires_at), day)
+
+    @admin.display(description=gettext_lazy("expires"))
     def expires(self, key: AgentKey) -> SafeString | str:
         return _("never") if key.expires_at is None else display.moment(key.expires_at)
 
