@@ -12,11 +12,17 @@ from asgiref.sync import sync_to_async
 from django.db import OperationalError
 
 from visionagents_runner import store
-from visionagents_runner.models import AgentSession, EndReason, EventLine, SessionEvent
+from visionagents_runner.models import AgentSession, EndReason, EventLine, SessionEvent, bulk
 from visionagents_runner.observe import Observed
 from visionagents_runner.recorder import Recorder
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True, params=["by JSON", "by the ORM"])
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "by the ORM":
+        monkeypatch.setattr(bulk, "_statement", lambda using, statements: None)
 
 
 @asynccontextmanager

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from django.db import models, router, transaction
-from django.db.models import F
 from django.db.models.functions import Now
 
+from .bulk import insert_events, take_numbers
 from .session import AgentSession
 
 LIFECYCLE_KINDS = frozenset({"requested", "started", "joined", "close_requested", "ended", "unreachable", "reachable"})
@@ -34,8 +34,6 @@ KINDS_WITHOUT_WORDS = LIFECYCLE_KINDS | {
 }
 """For whoever may see the session. All others hold what was said or done with it: for who may read transcripts."""
 
-_BATCH = 500
-
 
 @dataclass(frozen=True, slots=True)
 class EventLine:
@@ -45,9 +43,6 @@ class EventLine:
     kind: str
     at: datetime
     data: dict[str, Any]
-
-    def numbered(self, seq: int) -> SessionEvent:
-        return SessionEvent(session_id=self.session_id, seq=seq, kind=self.kind, at=self.at, data=self.data)
 
 
 class SessionEventQuerySet(models.QuerySet["SessionEvent"]):
@@ -63,29 +58,20 @@ class SessionEventQuerySet(models.QuerySet["SessionEvent"]):
         Returns the last number of each session.
         """
         wanted = Counter(line.session_id for line in lines)
-        by_count: dict[int, list[uuid.UUID]] = defaultdict(list)
-        for key, count in wanted.items():
-            by_count[count].append(key)
-        sessions = AgentSession.objects.order_by()
         using = router.db_for_write(SessionEvent)
         with transaction.atomic(using=using):
-            for count, keys in by_count.items():
-                for chunk in _chunks(keys):
-                    sessions.filter(pk__in=chunk).update(event_seq=F("event_seq") + count)
-            last: dict[uuid.UUID, int] = {}
-            for chunk in _chunks(list(wanted)):
-                last.update(sessions.filter(pk__in=chunk).values_list("pk", "event_seq"))
+            last = take_numbers(using, wanted)
+            seq = {key: number - wanted[key] for key, number in last.items()}
             # Only now, with the sessions' rows held: a first try that was still under way has ended.
             if after is not None and self._holds(lines, last, after):
                 transaction.set_rollback(True, using=using)
-                return {key: number - wanted[key] for key, number in last.items()}
-            seq = {key: number - wanted[key] for key, number in last.items()}
-            rows = []
+                return seq
+            events = []
             for line in lines:
-                if (number := seq.get(line.session_id)) is not None:
-                    seq[line.session_id] = number = number + 1
-                    rows.append(line.numbered(number))
-            self.bulk_create(rows)
+                if line.session_id in seq:
+                    seq[line.session_id] += 1
+                    events.append((line, seq[line.session_id]))
+            insert_events(using, events)
         return last
 
     def _holds(self, lines: Sequence[EventLine], sessions: Container[uuid.UUID], after: dict[uuid.UUID, int]) -> bool:
@@ -138,8 +124,3 @@ class SessionEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.seq} {self.kind}"
-
-
-def _chunks(keys: list[uuid.UUID]) -> list[list[uuid.UUID]]:
-    """SQLite takes a limited number of parameters."""
-    return [keys[start : start + _BATCH] for start in range(0, len(keys), _BATCH)]

@@ -104,6 +104,8 @@ def _clean(text: str) -> str:
 
 def _size(text: str) -> int:
     """The bytes of ``text`` as JSON without ``ensure_ascii``, quotes included."""
+    if text.isascii() and text.isprintable():
+        return len(text) + text.count('"') + text.count("\\") + 2
     return len(json.dumps(text, ensure_ascii=False).encode())
 
 

@@ -150,14 +150,11 @@ class Observer:
         if self.closed:
             return
         if self._words is not None:
-            self._words.close()
+            quietly("the last words", self._words.close)
         if self._turns is not None:
-            self._turns.close()
+            quietly("the last turn", self._turns.close)
         for undo in reversed(self._undo):
-            try:
-                undo()
-            except Exception:
-                logger.exception("Taking back a hook of the observer failed")
+            quietly("the end", undo)
         self._undo.clear()
         self.closed = True
         self._listeners.clear()
