@@ -47,6 +47,8 @@ class Action(Enum):
     CLOSE = ("can_close_session", "close_agentsession", "close agent sessions")
     VIEW = ("can_view_session", "view_agentsession", "view agent sessions")
     METRICS = ("can_view_metrics", "view_metrics", "view metrics")
+    TRANSCRIPT = ("can_view_session", "view_transcript", "read what was said in agent sessions")
+    SPEAK = ("can_speak", "speak_agentsession", "speak into agent sessions")
 
     def __init__(self, option: str, codename: str, words: str) -> None:
         self.option = option
@@ -210,6 +212,8 @@ class Rule:
 def rule_for(runner: Runner, action: Action) -> Rule | None:
     """Return the callable that replaces the default rule for ``action``, if one was given."""
     function: Permission | None = getattr(runner.options, action.option)
+    if function is None and action is Action.SPEAK:
+        function = runner.options.can_close_session
     if function is None:
         return None
     try:
