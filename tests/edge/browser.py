@@ -117,6 +117,15 @@ class Browser:
         answer = await self.person.negotiate(self.pc.localDescription.sdp)
         await self.pc.setRemoteDescription(aiortc.RTCSessionDescription(answer, "answer"))
 
+    def vanish(self) -> None:
+        """Send nothing any more, and answer nothing: the cable is cut."""
+        for transceiver in self.pc.getTransceivers():
+            connection = transceiver.receiver.transport.transport._connection
+            for protocol in connection._protocols:
+                protocol.datagram_received = lambda data, addr: None
+                protocol.send_stun = lambda message, addr: None
+                protocol.transport.sendto = lambda data, addr=None: None
+
     async def close(self) -> None:
         await self.pc.close()
         for task in self._tasks:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import av
+import numpy as np
 from aiortc.codecs import get_capabilities
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
@@ -52,16 +53,17 @@ class OpusOut(MediaStreamTrack):
         self._encoder.time_base = TIME_BASE
         # Of libopus' three applications this one has no predictor to run: half the CPU, and 4 ms less delay.
         self._encoder.options = {"application": "lowdelay", "compression_level": COMPLEXITY}
+        self._frame = AudioFrame(format="s16", layout="mono", samples=FRAME_SAMPLES)
+        self._frame.sample_rate = RATE
+        self._frame.time_base = TIME_BASE
         self._packets: deque[av.Packet] = deque(maxlen=self.LIMIT)
         self._waiter: asyncio.Future[None] | None = None
 
     def push(self, samples: Samples, number: int) -> None:
         """Encode and queue one frame; ``number`` is its place in time, so that gaps stay gaps."""
-        frame = AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout="mono")
-        frame.sample_rate = RATE
-        frame.time_base = TIME_BASE
-        frame.pts = number * FRAME_SAMPLES
-        for packet in self._encoder.encode(frame):
+        self._frame.planes[0].update(samples.tobytes())  # libopus has read it when encode() returns
+        self._frame.pts = number * FRAME_SAMPLES
+        for packet in self._encoder.encode(self._frame):
             # The encoder shifts time by its own delay; the number does not.
             packet.pts = number * FRAME_SAMPLES
             packet.time_base = TIME_BASE
@@ -163,13 +165,18 @@ class OpusIn:
     def _decode(self, payload: bytes) -> None:
         try:
             for frame in self._decoder.decode(av.Packet(payload)):
-                self._pass_on(frame.to_ndarray()[0])
+                self._pass_on(frame_samples(frame))
         except av.FFmpegError:
             self._pass_on(SILENCE)
 
     def _pass_on(self, samples: Samples) -> None:
         for frame in self._cutter.feed(samples):
             self._listener(frame)
+
+
+def frame_samples(frame: AudioFrame) -> Samples:
+    """A copy of what a mono frame holds; a tenth of the work of ``to_ndarray``."""
+    return np.frombuffer(memoryview(frame.planes[0]), dtype=np.int16, count=frame.samples).copy()
 
 
 def opus_only() -> list[Any]:

@@ -1,0 +1,111 @@
+"""Whoever comes and goes, in whatever way, leaves nothing: no task, thread, socket or object."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+
+import pytest
+
+from tests.conftest import until
+from tests.edge.browser import Browser, next_event
+from tests.edge.soak import State, come_and_go
+from visionagents_runner.edge import Media, NoMedia, background, join_room, offers, webrtc
+
+
+@pytest.mark.timeout(240)
+async def test_fifty_people_who_come_and_vanish_leave_nothing(on_call, monkeypatch):
+    monkeypatch.setattr(webrtc, "WATCH_SECONDS", 0.2)
+    monkeypatch.setattr(webrtc, "CONNECT_SECONDS", 2.0)
+    agent = await on_call()
+    for way in range(10):
+        await come_and_go(agent, way)
+    await background.idle()
+    before = State.now()
+    for way in range(50):
+        await come_and_go(agent, way)
+    await background.idle()
+    await until(lambda: State.now().no_more_than(before), 20)
+
+
+async def test_a_connection_that_has_ended_is_not_kept():
+    caller = join_room("default", "c", "caller")
+    page = Browser(caller)
+    await page.connect()
+    await next_event(caller, Media, lambda event: event.state == "connected")
+    kept = [weakref.ref(caller), weakref.ref(caller.media), weakref.ref(caller.media._peer), weakref.ref(caller.room)]
+    caller.leave()
+    del caller
+    page.person = None  # type: ignore[assignment]
+    await page.close()
+    await background.idle()
+    await until(lambda: gc.collect() >= 0 and [ref() for ref in kept] == [None] * 4)
+
+
+async def test_a_browser_that_vanished_is_noticed(monkeypatch):
+    monkeypatch.setattr(webrtc, "WATCH_SECONDS", 0.2)
+    caller = join_room("default", "c", "caller")
+    page = Browser(caller)
+    await page.connect()
+    await next_event(caller, Media, lambda event: event.state == "connected")
+    page.vanish()
+    began = asyncio.get_running_loop().time()
+    assert await next_event(caller, Media) == Media("webrtc", "failed")
+    assert asyncio.get_running_loop().time() - began < 15
+    assert caller.transport is None
+    assert caller.here
+    caller.leave()
+    await page.close()
+    await background.idle()
+
+
+async def test_an_offer_whose_browser_never_connects_fails_in_time(monkeypatch):
+    monkeypatch.setattr(webrtc, "CONNECT_SECONDS", 0.5)
+    caller = join_room("default", "c", "caller")
+    page = Browser(caller)
+    await page.pc.setLocalDescription(await page.pc.createOffer())
+    await caller.negotiate(page.pc.localDescription.sdp)
+    assert await next_event(caller, Media) == Media("webrtc", "connecting")
+    assert await next_event(caller, Media) == Media("webrtc", "failed")
+    caller.leave()
+    await page.close()
+    await background.idle()
+
+
+async def test_a_machine_without_an_address_says_at_once_that_webrtc_cannot_work(monkeypatch):
+    monkeypatch.setattr("aioice.ice.get_host_addresses", lambda **kwargs: [])
+    caller = join_room("default", "c", "caller")
+    page = Browser(caller)
+    await page.pc.setLocalDescription(await page.pc.createOffer())
+    with pytest.raises(NoMedia, match="no network address"):
+        await caller.negotiate(page.pc.localDescription.sdp)
+    assert await next_event(caller, Media, lambda event: event.state != "connecting") == Media("webrtc", "failed")
+    caller.leave()
+    await page.close()
+    await background.idle()
+
+
+async def test_leaving_while_an_offer_is_answered_opens_nothing(monkeypatch):
+    caller = join_room("default", "c", "caller")
+    page = Browser(caller)
+    await page.pc.setLocalDescription(await page.pc.createOffer())
+    before = State.now()
+    answering = asyncio.create_task(caller.negotiate(page.pc.localDescription.sdp))
+    await asyncio.sleep(0)
+    caller.leave()
+    await asyncio.gather(answering, return_exceptions=True)
+    await background.idle()
+    await until(lambda: State.now().no_more_than(before))
+    await page.close()
+
+
+def test_candidates_that_need_the_local_network_to_be_asked_are_left_out():
+    line = "a=candidate:1 1 udp 2113937151 {} 50000 typ host generation 0"
+    hosts = ("0b1f4a5c-1111.local", "192.0.2.7")
+    sdp = "\r\n".join(["v=0", "o=- 1 1 IN IP4 0.0.0.0", "s=-", "t=0 0", "m=application 9 UDP/DTLS/SCTP webrtc-datachannel",
+                       "a=mid:0", "a=ice-ufrag:abcd", "a=ice-pwd:" + "p" * 22, "a=fingerprint:sha-256 AA:BB",
+                       "a=setup:actpass", "a=sctp-port:5000", *(line.format(host) for host in hosts)])  # fmt: skip
+    clean = offers.read_offer(sdp).sdp
+    assert "192.0.2.7" in clean
+    assert ".local" not in clean
