@@ -15,12 +15,13 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from ..models import AgentSession, SessionEvent, Worker
+from ..models import KINDS_WITHOUT_WORDS, AgentSession, SessionEvent, Worker
 from . import display
 from .base import silent_worker
 from .closing import ClosingAdmin
 from .dates import with_periods
 from .filters import AgentFilter, GroupFilter, WorkerFilter, search
+from .history import details
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from ..models.session import AgentSessionQuerySet
 
 MOST_EVENTS = 500
-LIFECYCLE = frozenset({"requested", "started", "joined", "close_requested", "unreachable", "reachable", "ended"})
-"""Kinds of events that carry no words of the call, so that whoever may see the session may see them."""
 
 
 class SessionList(ChangeList):
@@ -148,7 +147,7 @@ class AgentSessionAdmin(ClosingAdmin):
     def _history_of(self, request: HttpRequest, session: AgentSession) -> dict[str, Any]:
         events = SessionEvent.objects.filter(session=session).order_by("-seq")
         if not request.user.has_perm("visionagents_runner.view_transcript"):
-            events = events.filter(kind__in=LIFECYCLE)
+            events = events.filter(kind__in=KINDS_WITHOUT_WORDS)
         newest = list(events[: MOST_EVENTS + 1])
         lines = [
             {
@@ -156,7 +155,7 @@ class AgentSessionAdmin(ClosingAdmin):
                 "kind": event.kind,
                 "time": display.moment(event.at),
                 "since": display.duration(event.at - before.at, precise=True) if before else "",
-                "data": [(key, display.json_line(value)) for key, value in event.data.items()],
+                "data": details(event),
             }
             for event, before in zip(newest, [*newest[1:], None], strict=True)
         ]

@@ -1,0 +1,77 @@
+"""What each line of a session's history says, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.utils.translation import gettext as _
+
+from ..models import SessionEvent
+from . import display
+
+Details = list[tuple[str, str]]
+"""Pairs of a quiet label, which may be "", and a text."""
+
+
+def details(event: SessionEvent) -> Details:
+    """Return what the event's data say. Whatever their shape, there is something: other versions wrote it too."""
+    data = event.data if isinstance(event.data, dict) else {"": event.data}
+    describe = _DESCRIBED.get(event.kind)
+    if describe is not None:
+        try:
+            return describe(data)
+        except (KeyError, TypeError, AttributeError):
+            pass
+    return [(key, display.json_line(value)) for key, value in data.items() if value is not None]
+
+
+def _message(data: dict[str, Any]) -> Details:
+    who = str(data["user_id"]) or str(data["role"])
+    said = [(f"{who}:", str(data["text"]))]
+    return said if data["completed"] else [*said, ("", _("(cut short)"))]
+
+
+def _turn(data: dict[str, Any]) -> Details:
+    how = _("spoken") if data["how"] == "speech" else _("typed")
+    parts = (
+        (_("total"), "total_ms"),
+        (_("end of turn"), "end_of_turn_ms"),
+        (_("recognition"), "recognition_ms"),
+        (_("model"), "model_ms"),
+        (_("voice"), "voice_ms"),
+    )
+    times = [(label, _("%d ms") % data[key]) for label, key in parts if data[key] is not None]
+    return [("", how), *times, *([("", _("interrupted"))] if data["interrupted"] else [])]
+
+
+def _tool_started(data: dict[str, Any]) -> Details:
+    arguments = data["arguments"] or {}
+    given = ", ".join(f"{name}={display.json_line(value)}" for name, value in arguments.items())
+    return [("", f"{data['name']}({given})")]
+
+
+def _tool_ended(data: dict[str, Any]) -> Details:
+    outcome = (_("result"), display.json_line(data["result"])) if data["ok"] else (_("failed"), str(data["error"]))
+    took = [] if data["ms"] is None else [(_("took"), _("%d ms") % data["ms"])]
+    return [("", str(data["name"])), outcome, *took]
+
+
+def _error(data: dict[str, Any]) -> Details:
+    kind = f"{data['type']}: " if data["type"] else ""
+    return [(str(data["component"]), f"{kind}{data['message']}")]
+
+
+def _dropped(data: dict[str, Any]) -> Details:
+    missing = ", ".join(f"{count} {kind}" for kind, count in data["kinds"].items())
+    return [(_("missing"), missing), (_("reason"), str(data.get("reason", "")))]
+
+
+_DESCRIBED: dict[str, Callable[[dict[str, Any]], Details]] = {
+    "message": _message,
+    "turn": _turn,
+    "tool_started": _tool_started,
+    "tool_ended": _tool_ended,
+    "error": _error,
+    "dropped": _dropped,
+}
