@@ -1,7 +1,8 @@
 """The agents of this project: what `VISIONAGENTS_RUNNER["RUNNER"]` names.
 
-As it stands it needs no key: `visionagents_runner.demo` answers by rules, and says so. For an agent of your own, put a
-`create_agent` here. Import vision_agents inside it, so that `manage.py check` and `migrate` do not load it:
+As they stand they need no key: `visionagents_runner.demo` answers by rules, and says so; `vision` looks at the camera
+besides. For an agent of your own, put a `create_agent` here. Import vision_agents inside it, so that `manage.py check`
+and `migrate` do not load it:
 
     async def create_agent():
         from vision_agents.core import Agent, User
@@ -39,12 +40,10 @@ A model on your own machine, behind any OpenAI-compatible server, on this projec
 """
 
 from visionagents_runner import AgentLauncher, Runner
-from visionagents_runner.demo import create_agent, join_call
+from visionagents_runner.demo import create_agent, join_call, vision
 
-runner = Runner(
-    launcher=AgentLauncher(
-        create_agent=create_agent,
-        join_call=join_call,
-        max_concurrent_sessions=10,
-    )
-)
+launchers = {"default": AgentLauncher(create_agent, join_call, max_concurrent_sessions=10)}
+if vision.installed():  # the extra `demo`: OpenCV
+    launchers["vision"] = AgentLauncher(vision.create_agent, vision.join_call, max_concurrent_sessions=10)
+
+runner = Runner(launchers=launchers)

@@ -18,8 +18,7 @@ from .speech import installed
 from .voice import SilentTTS
 
 GREETING = "Hello! I speak English, and there is no language model behind me. Ask me what I can do."
-NOTE = "Scripted answers, no language model."
-NOTE_OF_SPEECH = f"{NOTE} It understands and speaks English only, on this machine."
+NOTE_OF_SPEECH = "understands and speaks English"
 WORD_SECONDS = 0.015
 """Pause between two words of a reply, so that it can be seen to stream, and interrupted."""
 
@@ -35,21 +34,23 @@ async def create_agent() -> Agent:
     register_functions(llm)
     add_rules(llm)
     edge = BrowserEdge()
-    stt, tts = _speech(edge)
-    llm.note = NOTE if stt is None else NOTE_OF_SPEECH
+    stt, tts = speech_of(edge)
+    if stt is not None:
+        llm.note = f"{llm.note}; {NOTE_OF_SPEECH}"
     return Agent(
         edge=edge,
         llm=llm,
         stt=stt,
         tts=tts,
         agent_user=User(id="demo-agent", name="Demo agent"),
-        instructions=llm.note,
+        instructions="Scripted answers, no language model.",
         # Everybody is listened to: speech of several people is told apart by where it comes from.
         multi_speaker_filter=PassThroughFilter(),
     )
 
 
-def _speech(edge: BrowserEdge) -> tuple[STT | None, TTS]:
+def speech_of(edge: BrowserEdge) -> tuple[STT | None, TTS]:
+    """Return ears and voice for an agent on ``edge``: local ones where they are installed, else none and a silent one."""
     if not installed():
         return None, SilentTTS()
     from .speech import LocalSTT, LocalTTS
@@ -64,18 +65,18 @@ def _somebody_hears(edge: BrowserEdge) -> bool:
     return edge.room is not None and any(person.transport is not None for person in edge.room.people.values())
 
 
-async def join_call(agent: Agent, call_type: str, call_id: str) -> None:
+async def join_call(agent: Agent, call_type: str, call_id: str, *, greeting: str = GREETING) -> None:
     call = await agent.create_call(call_type, call_id)
     async with agent.join(call, participant_wait_timeout=0):
         # A task of its own: the call may end, or be ended, before anybody ever comes.
-        greeting = asyncio.create_task(_greet(agent))
+        greeter = asyncio.create_task(_greet(agent, greeting))
         try:
             await agent.finish()
         finally:
-            greeting.cancel()
-            await asyncio.gather(greeting, return_exceptions=True)
+            greeter.cancel()
+            await asyncio.gather(greeter, return_exceptions=True)
 
 
-async def _greet(agent: Agent) -> None:
+async def _greet(agent: Agent, greeting: str) -> None:
     await agent.wait_for_participant()
-    await agent.say(GREETING)
+    await agent.say(greeting)

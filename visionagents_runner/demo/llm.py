@@ -58,11 +58,9 @@ class ScriptedLLM(LLM):
     model = "rules"
     note = "scripted answers, no language model"
     """What the call page says beside the agent's name."""
-    note = ""
-    """What people should know about whom they talk to, for pages that show the agent."""
 
     def __init__(self, *, word_seconds: float = 0.0) -> None:
-        """``word_seconds`` is the pause between two words of a reply, after its first sentence, which a voice waits for."""
+        """``word_seconds`` is the pause between two words of a reply, after the first sentence."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._word_seconds = word_seconds
         self._rules: list[tuple[re.Pattern[str], Rule]] = []
