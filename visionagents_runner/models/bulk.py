@@ -8,6 +8,7 @@ parameters does; elsewhere by the ORM.
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _CHUNK = 500
 """SQLite takes a limited number of parameters."""
+
+_PIECE = 50
 
 _TAKE = {
     "postgresql": "UPDATE {table} SET {seq} = {table}.{seq} + t.value::int FROM jsonb_each_text(%s::jsonb) t "
@@ -80,11 +83,18 @@ def insert_events(using: str, events: Sequence[tuple[EventLine, int]]) -> None:
         return
     connection = connections[using]
     at = connection.ops.adapt_datetimefield_value
-    values = [(_key(connection, line.session_id), seq, line.kind, str(at(line.at)), line.data) for line, seq in events]
+    texts = []
+    for start in range(0, len(events), _PIECE):
+        piece = events[start : start + _PIECE]
+        values = [
+            (_key(connection, line.session_id), seq, line.kind, str(at(line.at)), line.data) for line, seq in piece
+        ]
+        texts.append(json.dumps(values, ensure_ascii=False)[1:-1])
+        time.sleep(0)  # let the event loop have the interpreter now, not only when the time slice of 5 ms is over
     with connection.cursor() as cursor:
         names = _quoted(connection, table=SessionEvent._meta.db_table)
         names["columns"] = ", ".join(_quoted(connection, **{name: name for name in _COLUMNS}).values())
-        cursor.execute(statement.format(**names), [json.dumps(values, ensure_ascii=False)])
+        cursor.execute(statement.format(**names), [f"[{','.join(texts)}]"])
 
 
 def _statement(using: str, statements: Mapping[str, str]) -> str | None:
