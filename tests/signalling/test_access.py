@@ -233,7 +233,7 @@ async def test_a_rule_with_a_bug_is_an_error_of_the_server(serve: Serve, caplog:
         raise ZeroDivisionError
 
     server = await serve(ServeOptions(can_start_session=can_start_session))
-    assert await refusal(server) == ("server_error", 1011)
+    assert await refusal(server) == ("server_error", 4500)
     assert "ZeroDivisionError" in caplog.text
 
 

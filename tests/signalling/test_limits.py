@@ -365,7 +365,7 @@ async def test_a_server_that_goes_away_says_so(server: Server) -> None:
     async with server.socket() as socket:
         await socket.hello()
         socket.task.cancel()
-        assert await socket.end() == ("going_away", 1001)
+        assert await socket.end() == ("going_away", 4503)
         assert find_room("default", "my-call") is None
         with pytest.raises(asyncio.CancelledError):
             await socket.task

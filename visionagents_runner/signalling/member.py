@@ -234,7 +234,12 @@ class CallMember:
     def _pcm(self, person: Person, message: dict[str, Any], reference: str | int | None) -> None:
         on = _flag(message, "on")
         if on and self._link is None:
-            self._link = person.open_pcm()
+            from ..edge import NoMedia
+
+            try:
+                self._link = person.open_pcm()
+            except NoMedia as error:
+                raise Refused(Code.NO_MEDIA, str(error)) from None
             self._link_task = self._do(self._send_audio(self._link), name="pcm")
         elif not on and self._link is not None:
             self._link.close()

@@ -57,12 +57,17 @@ class Code(StrEnum):
 
     @property
     def close(self) -> int:
-        """The close code of a connection that ends with it."""
-        return _CLOSE.get(self, 1011)
+        """The close code of a connection that ends with it.
+
+        Raises:
+            KeyError: none ends with it.
+        """
+        return _CLOSE[self]
 
 
 LEFT = 1000
 NO_SUCH_PATH = 4404
+# Daphne can send 1000 and those from 3000 on only; for any other it raises, and the connection stays open.
 _CLOSE = {
     Code.BAD_MESSAGE: 4400,
     Code.SIGN_IN: 4401,
@@ -74,7 +79,8 @@ _CLOSE = {
     Code.TOO_LARGE: 4413,
     Code.TOO_FAST: 4429,
     Code.FULL: 4429,
-    Code.GOING_AWAY: 1001,
+    Code.GOING_AWAY: 4503,
+    Code.SERVER_ERROR: 4500,
 }
 
 
