@@ -19,10 +19,10 @@ from rich.console import Console
 from .bench import Bench
 from .database import database
 from .results import Result, print_table
-from .rows import closing, cpu, idle, limits, memory, reading, recorder, starts, startup
+from .rows import closing, cpu, idle, limits, memory, reading, recorder, speech, starts, startup
 
 ROWS: dict[str, ModuleType] = {
-    row.NAME: row for row in (starts, limits, closing, reading, cpu, idle, memory, startup, recorder)
+    row.NAME: row for row in (starts, limits, closing, reading, cpu, idle, memory, startup, recorder, speech)
 }
 
 

@@ -11,11 +11,13 @@ import asyncio
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tests.recordings import BROWSER_RATE, TRANSCRIPTS, Samples, recording, resampled
 
@@ -41,9 +43,7 @@ _AUDIBLE = 300
 def frames_of(samples: Samples) -> list[bytes]:
     """Cut mono 16 kHz samples into the frames of a PCM link, 48 kHz."""
     resampled_samples = resampled(samples, BROWSER_RATE).astype("<i2")
-    return [
-        resampled_samples[at : at + FRAME].tobytes() for at in range(0, len(resampled_samples) - FRAME + 1, FRAME)
-    ]
+    return [resampled_samples[at : at + FRAME].tobytes() for at in range(0, len(resampled_samples) - FRAME + 1, FRAME)]
 
 
 def last_loud_frame(frames: list[bytes]) -> int:
@@ -63,20 +63,29 @@ class Caller:
         self._last_loud = -1
         self._said = 0
         self.heard_at: float | None = None
+        self.sound: deque[npt.NDArray[np.int16]] = deque(maxlen=500)
+        """What they heard last."""
         self.heard = asyncio.Event()
         self._tasks = [asyncio.create_task(self._speak()), asyncio.create_task(self._listen())]
 
     async def ask(self, frames: list[bytes]) -> float | None:
         """Say it, and return the seconds from the last loud sound to the answer's first; None without an answer."""
-        self.said.clear()
-        self.heard.clear()
-        self._last_loud, self._said, self._to_say = last_loud_frame(frames), 0, list(frames)
+        self.say(frames)
         await self.said.wait()
         with suppress(TimeoutError):
             await asyncio.wait_for(self.heard.wait(), _REPLY_SECONDS)
             assert self.heard_at is not None
             return self.heard_at - self.silent_at
         return None
+
+    def say(self, frames: list[bytes]) -> None:
+        self.said.clear()
+        self.heard.clear()
+        self._last_loud, self._said, self._to_say = last_loud_frame(frames), 0, list(frames)
+
+    @property
+    def still_speaking(self) -> bool:
+        return not self.said.is_set()
 
     async def _speak(self) -> None:
         due = time.monotonic()
@@ -95,7 +104,9 @@ class Caller:
 
     async def _listen(self) -> None:
         async for frame in self._link:
-            if not self.heard.is_set() and np.abs(np.frombuffer(frame, "<i2").astype(np.int32)).max() > _AUDIBLE:
+            samples = np.frombuffer(frame, "<i2")
+            self.sound.append(samples)
+            if not self.heard.is_set() and np.abs(samples.astype(np.int32)).max() > _AUDIBLE:
                 self.heard_at = time.monotonic()
                 self.heard.set()
 
@@ -153,28 +164,28 @@ async def _asked(caller: Caller, name: str, turns: list[dict[str, Any]]) -> dict
 
 
 async def _listening() -> dict[str, float]:
-    """CPU of a second of listening, in milliseconds, of the loop and the worker, without an edge."""
+    """CPU of a second of listening, in milliseconds, with partial words and all; in real time, so that those come."""
     from getstream.video.rtc import PcmData
     from vision_agents.core.edge.types import Participant
 
     from visionagents_runner.demo.speech import LocalSTT
 
-    rng = np.random.default_rng(0)
-    count = round(_LISTEN_SECONDS * 48_000 / FRAME)
+    speech = np.concatenate([resampled(recording(name), BROWSER_RATE) for name in QUESTIONS if "librivox" in name])
+    count = round(_LISTEN_SECONDS * BROWSER_RATE)
+    noise = np.random.default_rng(0).normal(0, 150, count).astype(np.int16)
+    sounds = {"silence": np.zeros(count, np.int16), "noise": noise, "speech": speech[:count]}
     somebody = Participant(original=None, user_id="caller", id="caller")
     costs = {}
-    for name, loudness in (("silence", 0.0), ("noise", 150.0)):
+    for name, sound in sounds.items():
         stt = LocalSTT()
-        frames = [
-            PcmData(samples=rng.normal(0, loudness, FRAME).astype(np.int16), sample_rate=48_000, format="s16", channels=1)
-            for _ in range(count)
-        ]
-        for frame in frames[:50]:
-            await stt.process_audio(frame, somebody)
-        began = time.process_time()
-        for frame in frames:
-            await stt.process_audio(frame, somebody)
-        costs[name] = (time.process_time() - began) / _LISTEN_SECONDS * 1000
+        began_cpu, due = time.process_time(), time.monotonic()
+        for at in range(0, len(sound) - FRAME + 1, FRAME):
+            samples = sound[at : at + FRAME]
+            pcm = PcmData(samples=samples, sample_rate=BROWSER_RATE, format="s16", channels=1)
+            await stt.process_audio(pcm, somebody)
+            due += FRAME_SECONDS
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+        costs[name] = (time.process_time() - began_cpu) / _LISTEN_SECONDS * 1000
         await stt.close()
     return costs
 

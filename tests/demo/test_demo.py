@@ -15,6 +15,7 @@ from tests.conftest import until
 from visionagents_runner import demo
 from visionagents_runner.demo.functions import register_functions
 from visionagents_runner.demo.llm import ScriptedLLM
+from visionagents_runner.demo.numbers import with_digits
 from visionagents_runner.demo.rules import add_rules
 from visionagents_runner.edge import Words, join_room, open_rooms
 from visionagents_runner.models import AgentSession, EndReason
@@ -152,6 +153,45 @@ async def test_names_are_remembered_for_each_person(agent):
     assert await ask(agent, "What is my name?", "caller") == "Your name is Caller Lovelace."
     assert (await ask(agent, "hi", "guest")).startswith("Hello, Guest!")
     assert (await ask(agent, f"my name is {'x' * 61}")).startswith("That did not work: a name has")
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["My name is, um, Caller.", "my name's Caller", "Well, call me Caller, please.", "My name is actually Caller!"],
+)
+async def test_a_name_is_understood_as_people_say_it(agent, said):
+    assert await ask(agent, said) == "Nice to meet you, Caller."
+
+
+async def test_a_robot_goes_where_it_is_told_and_can_be_asked_where_it_is(agent):
+    assert await ask(agent, "Where is the robot?") == "It is where it started."
+    answer = await ask(agent, "Go forward ten meters.")
+    assert answer == "The robot went forward 10 meters. It is 10 meters ahead of where it started."
+    answer = await ask(agent, "um, could it move back three metres please")
+    assert answer == "The robot went backward 3 meters. It is 7 meters ahead of where it started."
+    await ask(agent, "Walk to the left.")
+    answer = await ask(agent, "where's the robot now")
+    assert answer == "It is 7 meters ahead of and 1 meter to the left of where it started."
+    assert (await ask(agent, "go right 9000 meters")).startswith("That did not work: the robot goes up to 1000 meters")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Go forward ten meters", "Go forward 10 meters"),
+        ("twenty-one dice with six sides", "21 dice with 6 sides"),
+        ("Two hundred and a hundred", "200 and 100"),
+        ("seventeen", "17"),
+        ("someone often won a tent", "someone often won a tent"),
+    ],
+)
+def test_numbers_in_words_are_digits_to_the_rules(text, said):
+    assert with_digits(text) == said
+
+
+async def test_what_no_rule_is_for_is_repeated_but_not_at_length(agent):
+    assert 'no rule for "Ten of clubs."' in await ask(agent, "Ten of clubs.")
+    assert '"many many many many many many many many many many many many ..."' in await ask(agent, "many " * 100)
 
 
 @pytest.mark.django_db(transaction=True)

@@ -50,7 +50,7 @@ async def create_agent() -> Agent:
 
 
 def speech_of(edge: BrowserEdge) -> tuple[STT | None, TTS]:
-    """Return ears and voice for an agent on ``edge``: local ones where they are installed, else none and a silent one."""
+    """Return ears and a voice for an agent on ``edge``: local ones where installed, else none and a silent one."""
     if not installed():
         return None, SilentTTS()
     from .speech import LocalSTT, LocalTTS

@@ -100,7 +100,7 @@ def add_rules(llm: ScriptedLLM) -> None:
         heard = " ".join(question.text.split())
         if len(heard) > MAX_HEARD:
             heard = f"{heard[:MAX_HEARD].rpartition(' ')[0] or heard[:MAX_HEARD]} ..."
-        return f'I have no rule for "{heard}". {SCRIPTED} Ask me what I can do.'
+        return f'Sorry, I have no rule for "{heard}". {SCRIPTED} Ask me what I can do.'
 
 
 async def _roll(question: Question) -> str:

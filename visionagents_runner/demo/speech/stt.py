@@ -134,7 +134,7 @@ class LocalSTT(STT, Warmable[None]):
         self, speaker: _Speaker, samples: Samples, recogniser: Recogniser, priority: Priority
     ) -> Job[Recognised] | None:
         def work(job: Job[Recognised]) -> Recognised:
-            return recogniser.recognise(samples, lambda: job.unwanted)
+            return recogniser.recognise(samples, lambda: job.unwanted, roughly=priority is Priority.PARTIAL)
 
         try:
             return speech_engine().submit(priority, work)

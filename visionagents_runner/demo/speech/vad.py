@@ -32,6 +32,7 @@ class VoiceActivity:
         # More threads than one would spin between two chunks: an idle listener would burn a core.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.enable_cpu_mem_arena = False  # a fifth quicker without, for tensors this small
         options.log_severity_level = 3
         self._session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self._rate = np.array(SAMPLE_RATE, dtype=np.int64)

@@ -31,6 +31,7 @@ _FRAMES_A_SECOND = 100
 _FULL_FRAMES = 3000
 _LEAST_FRAMES = 1000
 _SILENT_FRAMES = 200
+_ROUGH_FRAMES, _ROUGH_SILENT_FRAMES = 500, 100
 _TOKENS, _TOKENS_A_SECOND = 12, 7
 _REPETITION_PENALTY = 1.05
 _NO_SPEECH, _UNSURE = 0.6, -1.0
@@ -73,10 +74,13 @@ class Recogniser:
         self._filters: Samples = model.feature_extractor.mel_filters
         self._window = np.hanning(401)[:-1].astype(np.float32)
 
-    def recognise(self, samples: Samples, unwanted: Callable[[], bool] = lambda: False) -> Recognised:
+    def recognise(
+        self, samples: Samples, unwanted: Callable[[], bool] = lambda: False, *, roughly: bool = False
+    ) -> Recognised:
         """Return what is said in ``samples``, of which the first `MAX_SECONDS` count. Blocks; one thread at a time.
 
-        ``unwanted`` is asked between encoding and decoding.
+        ``unwanted`` is asked between encoding and decoding. ``roughly`` is for words that are shown for a moment: it
+        takes half the time, and now and then it understands nothing.
 
         Raises:
             GaveUp: it was unwanted.
@@ -85,11 +89,12 @@ class Recogniser:
         samples = samples[: int(MAX_SECONDS * SAMPLE_RATE)]
         features = self._features(samples)
         length = features.shape[1]
-        window = min(_FULL_FRAMES, max(_LEAST_FRAMES, length + _SILENT_FRAMES))
+        least, silent = (_ROUGH_FRAMES, _ROUGH_SILENT_FRAMES) if roughly else (_LEAST_FRAMES, _SILENT_FRAMES)
+        window = min(_FULL_FRAMES, max(least, length + silent))
         limit = _TOKENS + math.ceil(_TOKENS_A_SECOND * length / _FRAMES_A_SECOND)
         text, unfinished = self._decode(features, window, limit, unwanted)
         if window < _FULL_FRAMES and (unfinished or repeats(text)):
-            text, _ = self._decode(features, _FULL_FRAMES, limit, unwanted)
+            text = "" if roughly else self._decode(features, _FULL_FRAMES, limit, unwanted)[0]
         return Recognised(_clean(text), time.perf_counter() - began)
 
     def _decode(self, features: Samples, window: int, limit: int, unwanted: Callable[[], bool]) -> tuple[str, bool]:
