@@ -17,6 +17,7 @@ from django.test import Client as DjangoClient
 from django.test import RequestFactory
 from ninja.errors import HttpError
 
+import tests.agents
 from tests.api.fixtures import Serve
 from tests.api.test_sessions import elsewhere, start
 from tests.asgi_client import LOOPBACK, REMOTE, Client
@@ -107,6 +108,24 @@ async def test_its_scopes_are_enough_and_its_owners_permissions_are_not(
     await root.asave()
     answer = await client.request(method, path.format(row.pk), data={"call_id": "a"})
     assert answer.status == 403
+
+
+@pytest.mark.parametrize("action", list(Action))
+async def test_every_action_has_its_scope(transactional_db: None, action: Action) -> None:
+    scope = next(scope.value for scope in Scope if scope.permission == action.permission)
+    others = [each for each in Scope.values if each not in {scope, "start"}]
+    for scopes, allowed in (([scope], True), (others, False)):
+        row, plain = await sync_to_async(make_key)(*scopes)
+        request = RequestFactory().post("/", headers={"authorization": f"Bearer {plain}"})
+        if allowed:
+            access = await permissions.authorize(request, tests.agents.runner, action)
+            assert access.user_id == row.owner_id
+            assert access.sees_all == ("view" in scopes)
+        else:
+            with pytest.raises(HttpError, match=f"needs the scope {scope} ") as raised:
+                await permissions.authorize(request, tests.agents.runner, action)
+            assert raised.value.status_code == 403
+    await uses_written()
 
 
 async def test_without_the_scope_view_only_the_owners_sessions_exist(serve: Serve) -> None:
