@@ -135,9 +135,9 @@ def _call_of(request: HttpRequest, rest: str) -> tuple[str, str]:
 
 
 def _voice_hint() -> str:
-    from . import demo
+    from .demo import voice_hint  # late: urls, which every command loads, load this module
 
-    return str(getattr(demo, "voice_hint", str)())
+    return voice_hint()
 
 
 def _segment(text: str) -> str:

@@ -19,7 +19,7 @@ from ninja.errors import HttpError
 
 from .. import store
 from ..models import AgentSession, SessionStatus
-from ..permissions import APP, Access, Action, authorize, identify, rule_for
+from ..permissions import Access, Action, authorize, identify, rule_for
 from ..tokens import Role, VoidToken, read_join_token
 from ..worker import current_worker
 from .wire import Code, Fatal
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-VIEW_TRANSCRIPT = f"{APP}.view_transcript"
 _MOST_SESSIONS = 100
 _ENDED = "The session that this invitation was for has ended"
 _ELSEWHERE = "The agent of this call runs in another process of this server"
@@ -152,12 +151,10 @@ async def _listener(
         HttpError: ``refusal``, whatever it is that they may not: it says nothing about this call.
     """
     try:
-        access = await authorize(request, runner, Action.VIEW, call_id=call_id)
-        who = await identify(request, (VIEW_TRANSCRIPT,))
+        access = await authorize(request, runner, Action.TRANSCRIPT, call_id=call_id)
+        who = await identify(request, ())
     except HttpError:
         raise refusal from None
-    if rule_for(runner, Action.VIEW) is None and (who is None or VIEW_TRANSCRIPT not in who.permissions):
-        raise refusal
     sessions = await _sessions_on(call_type, call_id)
     if not sessions or not await _sees(request, runner, access, call_id, sessions):
         raise refusal
