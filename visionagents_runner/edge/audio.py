@@ -55,6 +55,11 @@ class Gate:
         self.open = False
         self._count = 0
 
+    @property
+    def loud(self) -> bool:
+        """Whether it is open and the latest frame was not one of those below, after which it closes."""
+        return self.open and not self._count
+
     def feed(self, level: float) -> bool:
         """Take the `power` of the next frame; return whether the gate has opened or closed by it."""
         against = level < CLOSES_AT if self.open else level >= OPENS_AT

@@ -126,7 +126,7 @@ class PersonMedia:
         if changed:
             self._tell_speaking()
         pcm = PcmData(RATE, "s16", samples, participant=person.participant)
-        person.room.heard(person, pcm, audible=self._gate.open)
+        person.room.heard(person, pcm, audible=self._gate.loud)
         if len(person.room.people) > 1:
             if changed and not self._gate.open:
                 self.playout.settle()
