@@ -1,8 +1,8 @@
 """Many calls at once on one process: what they cost, and what arrives in browsers.
 
 ``python -m tests.edge.load --calls 15 --seconds 20`` starts a process with one real agent a call, whose voice never
-stops, and as many Chromium pages that speak all the time. It prints the CPU of the first process as a share of one core,
-and the share of sound that the browsers had to make up ("concealed").
+stops, and as many connections of Chromium that speak all the time. It prints the CPU of the first process as a share of
+one core, and the share of sound that the browsers had to make up ("concealed").
 """
 
 from __future__ import annotations
@@ -17,30 +17,29 @@ import time
 from typing import Any
 
 PAGE = """
-async () => {
-  const pc = new RTCPeerConnection({iceServers: []});
-  const stream = await navigator.mediaDevices.getUserMedia({audio: true});
-  pc.addTrack(stream.getAudioTracks()[0], stream);
+async number => {
+  window.mic ||= await navigator.mediaDevices.getUserMedia({audio: true});
+  window.pcs ||= [];
+  const pc = window.pcs[number] = new RTCPeerConnection({iceServers: []});
+  pc.addTrack(window.mic.getAudioTracks()[0], window.mic);
   pc.createDataChannel("events");
-  pc.ontrack = e => { const a = new Audio(); a.srcObject = new MediaStream([e.track]); a.play(); window.a = a; };
+  pc.ontrack = e => { const a = pc.audio = new Audio(); a.srcObject = new MediaStream([e.track]); a.play(); };
   await pc.setLocalDescription(await pc.createOffer());
   await new Promise(done => { pc.onicecandidate = e => e.candidate || done(); setTimeout(done, 2000); });
-  window.pc = pc;
   return pc.localDescription.sdp;
 }
 """
 STATS = """
-async () => {
+async number => {
   const found = {};
-  (await window.pc.getStats()).forEach(s => { if (s.type === "inbound-rtp") Object.assign(found, s); });
+  (await window.pcs[number].getStats()).forEach(s => { if (s.type === "inbound-rtp") Object.assign(found, s); });
   return {concealed: found.concealedSamples, silent: found.silentConcealedSamples, total: found.totalSamplesReceived,
           energy: found.totalAudioEnergy, jitter: found.jitterBufferDelay / found.jitterBufferEmittedCount,
           events: found.concealmentEvents, lost: found.packetsLost, received: found.packetsReceived};
 }
 """
 CHROMIUM = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", "--no-sandbox",
-            "--autoplay-policy=no-user-gesture-required", "--process-per-site", "--renderer-process-limit=1",
-            "--disable-features=WebRtcHideLocalIpsWithMdns"]  # fmt: skip
+            "--autoplay-policy=no-user-gesture-required","--disable-features=WebRtcHideLocalIpsWithMdns"]  # fmt: skip
 
 
 async def serve(calls: int, profile: str = "") -> None:
@@ -179,17 +178,17 @@ async def with_chromium(server: Server, calls: int, seconds: float) -> dict[str,
         chromium = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
         context = await chromium.new_context()
         await context.route("**/*", lambda route: route.fulfill(body="<p>", content_type="text/html"))
-        pages = []
+        # One page for all: a renderer for each would keep a small machine from anything else.
+        page = await context.new_page()
+        await page.goto("http://localhost:1/")
         for number in range(calls):
-            page = await context.new_page()
-            await page.goto("http://localhost:1/")
-            answer = await server.ask(do="join", call=number, sdp=await page.evaluate(PAGE))
-            await page.evaluate("sdp => window.pc.setRemoteDescription({type: 'answer', sdp})", answer["sdp"])
-            pages.append(page)
+            answer = await server.ask(do="join", call=number, sdp=await page.evaluate(PAGE, number))
+            connect = "([number, sdp]) => window.pcs[number].setRemoteDescription({type: 'answer', sdp})"
+            await page.evaluate(connect, [number, answer["sdp"]])
         await asyncio.sleep(5)
-        before = [await page.evaluate(STATS) for page in pages]
+        before = [await page.evaluate(STATS, number) for number in range(calls)]
         result: dict[str, Any] = await measure(server, seconds)
-        after = [await page.evaluate(STATS) for page in pages]
+        after = [await page.evaluate(STATS, number) for number in range(calls)]
         await chromium.close()
     shares = []
     for one, two in zip(before, after, strict=True):

@@ -103,9 +103,9 @@ async def test_leaving_while_an_offer_is_answered_opens_nothing(monkeypatch):
 def test_candidates_that_need_the_local_network_to_be_asked_are_left_out():
     line = "a=candidate:1 1 udp 2113937151 {} 50000 typ host generation 0"
     hosts = ("0b1f4a5c-1111.local", "192.0.2.7")
-    sdp = "\r\n".join(["v=0", "o=- 1 1 IN IP4 0.0.0.0", "s=-", "t=0 0", "m=application 9 UDP/DTLS/SCTP webrtc-datachannel",
-                       "a=mid:0", "a=ice-ufrag:abcd", "a=ice-pwd:" + "p" * 22, "a=fingerprint:sha-256 AA:BB",
-                       "a=setup:actpass", "a=sctp-port:5000", *(line.format(host) for host in hosts)])  # fmt: skip
+    head = ["v=0", "o=- 1 1 IN IP4 0.0.0.0", "s=-", "t=0 0", "m=application 9 UDP/DTLS/SCTP webrtc-datachannel"]
+    security = ["a=ice-ufrag:abcd", "a=ice-pwd:" + "p" * 22, "a=fingerprint:sha-256 AA:BB", "a=setup:actpass"]
+    sdp = "\r\n".join([*head, "a=mid:0", *security, "a=sctp-port:5000", *(line.format(host) for host in hosts)])
     clean = offers.read_offer(sdp).sdp
     assert "192.0.2.7" in clean
     assert ".local" not in clean

@@ -213,7 +213,9 @@ class BrowserConnection(Connection):
             self.state.happened("interrupted", {"message_id": reply.message_id, "heard": round(reply.heard, 3)})
 
     def _overhear(self, words: Words) -> None:
-        self.room.overhear(words)
+        shown = self.state.shown(words)
+        if shown is not None:
+            self.room.overhear(shown)
         if words.role != "assistant":
             return
         if isinstance(self._voice, AgentVoice):

@@ -57,12 +57,12 @@ def read_offer(sdp: str) -> Offer:
         # The parser asserts, indexes and converts without a check of its own.
         raise BadOffer("The offer is not a session description (SDP) that can be read") from error
     _check(description, kinds)
-    origin = (description.origin or "").split()
-    if len(origin) < 2:
-        raise BadOffer("The offer has no origin (o=)")
-    dtls = description.media[0].dtls
-    fingerprints = sorted(fingerprint.value for fingerprint in dtls.fingerprints) if dtls is not None else []
-    return Offer(sdp=clean, session=" ".join([origin[1], *fingerprints]), kinds=frozenset(kinds))
+    ice, dtls = description.media[0].ice, description.media[0].dtls
+    assert ice is not None
+    assert dtls is not None
+    # Not the session id of the origin: it is another one with each offer of some, aiortc among them.
+    session = [ice.usernameFragment or "", *sorted(fingerprint.value for fingerprint in dtls.fingerprints)]
+    return Offer(sdp=clean, session=" ".join(session), kinds=frozenset(kinds))
 
 
 def _check(description: SessionDescription, kinds: list[str]) -> None:

@@ -169,17 +169,19 @@ class Room:
         if not person.may_speak:
             raise PermissionError("Who joined as a listener cannot speak: join as a speaker")
         message_id = str(uuid.uuid4())
-        self.tell(
-            Words(
-                message_id=message_id,
-                role="user",
-                user_id=person.participant.user_id,
-                text=text,
-                delta=text,
-                completed=True,
-                participant_id=person.participant.id,
-            )
+        shown: Words | None = Words(
+            message_id=message_id,
+            role="user",
+            user_id=person.participant.user_id,
+            text=text,
+            delta=text,
+            completed=True,
+            participant_id=person.participant.id,
         )
+        for connection in self.agents:
+            shown = connection.state.shown(shown) if shown is not None else None
+        if shown is not None:
+            self.tell(shown)
         self._typed.add(message_id)  # the agents' conversations will tell of it too, and everybody knows it already
         try:
             asked = (connection.hear(person.participant, text, message_id) for connection in self.agents)

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .events import Happening
+from .events import Happening, Words
 
 if TYPE_CHECKING:
     from vision_agents.core import Agent
@@ -79,6 +80,24 @@ class AgentState:
     def played(self, at: float) -> None:
         if self._observer is not None:
             self._observer.played(at)
+
+    def shown(self, words: Words) -> Words | None:
+        """What people may be shown of these words: ``REDACT`` sees them first. None for nothing."""
+        if self._observer is None:
+            return words
+        data = {
+            "message_id": words.message_id,
+            "role": words.role,
+            "user_id": words.user_id,
+            "participant_id": words.participant_id,
+            "text": words.text,
+        }
+        kind = "message" if words.completed else "partial"
+        result = self._observer.redacted(kind, {**data, "completed": True} if words.completed else data)
+        if result is None:
+            return None
+        text = str(result.get("text", ""))
+        return words if text == words.text else replace(words, text=text, delta=None)
 
     def told(self) -> Happening:
         """For somebody who has just come."""
