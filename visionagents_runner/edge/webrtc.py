@@ -25,7 +25,7 @@ from .audio import Samples
 from .background import in_background
 from .offers import BadOffer, Offer, has_candidates, limit_video
 from .opus import OpusIn, OpusOut, opus_only
-from .video import MAX_OUT_FPS, VideoFeed, VideoRelay
+from .video import MAX_OUT_FPS, VideoFeed, VideoRelay, bound_decoder
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,9 @@ CONSENT_FAILURES = 2
 
 PAUSED_SECONDS = 5.0
 """Without a packet of audio or a frame of video for so long, the track counts as removed until one comes."""
+
+MAX_STREAMS = 64
+"""Numbers of streams (SSRC) that a browser may use; aiortc remembers each."""
 
 CHANNEL = "events"
 
@@ -130,6 +133,7 @@ class Peer:
             self._video_out = VideoFeed(outlives_source=True, max_fps=MAX_OUT_FPS)
             transceiver = self._connection.addTransceiver(self._video_out)
             transceiver.setCodecPreferences(_vp8())
+            bound_decoder(transceiver.receiver)
         try:
             await self._connection.setRemoteDescription(RTCSessionDescription(sdp=offer.sdp, type="offer"))
         except Exception as error:
@@ -238,6 +242,10 @@ class Peer:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             now = loop.time()
+            if any(len(transport._rtp_router.ssrc_table) > MAX_STREAMS for transport in self._transports()):
+                logger.warning("A browser sends more streams than any does: its connection is closed")
+                self._owner.peer_ended(self, "failed")
+                return
             if self.camera is not None and now - self.camera.frame_at > PAUSED_SECONDS:
                 self._owner.video_hidden(self)
             seen = self._audio_in.packets if self._audio_in is not None else 0
