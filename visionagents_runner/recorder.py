@@ -38,7 +38,7 @@ _VALUE = (
     {"participant_joined", "participant_left"},
     {"turn", "tool_ended"},
     {"error"},
-    {"message", "agent_joined", "agent_left"},
+    {"message", "asked", "agent_joined", "agent_left"},
 )
 """Kinds of events, the least valuable first. One that is not listed is worth as much as the first."""
 

@@ -200,6 +200,15 @@ class LiveSession:
         if force:
             self._force_event.set()
 
+    def tell(self, kind: str, data: dict[str, Any]) -> None:
+        """Add an event to the session's history, if ``REDACT`` lets it pass, and show it to live viewers."""
+        if self._observer is not None:
+            self._observer.tell(kind, data)
+
+    def hold(self, task: asyncio.Task[Any]) -> None:
+        """Keep a task that the session's agent works on, and take note if it fails with nobody waiting."""
+        self._keep(task)
+
     # The launcher's side
 
     def begin(self) -> None:

@@ -97,7 +97,7 @@ async def test_a_redact_that_lets_nothing_through_does_not_hide_from_the_runner_
     session = await launcher.start_session("recorded")
     await until(lambda: session.joined_at is not None)
     await until(lambda: session.agent.conversation is not None)
-    await session.agent.edge.ask("hello")
+    await session.agent.edge.person().say("hello")
     assert session.had_participant
     session.request_close()
     await session.wait_ended()

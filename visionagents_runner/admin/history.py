@@ -32,6 +32,11 @@ def _message(data: dict[str, Any]) -> Details:
     return said if data["completed"] else [*said, ("", _("(cut short)"))]
 
 
+def _asked(data: dict[str, Any]) -> Details:
+    by = str(data["by"]) or _("somebody")
+    return [(f"{by}:", str(data["text"])), ("", _("to be said") if data["how"] == "say" else _("to be answered"))]
+
+
 def _turn(data: dict[str, Any]) -> Details:
     how = _("spoken") if data["how"] == "speech" else _("typed")
     parts = (
@@ -69,6 +74,7 @@ def _dropped(data: dict[str, Any]) -> Details:
 
 _DESCRIBED: dict[str, Callable[[dict[str, Any]], Details]] = {
     "message": _message,
+    "asked": _asked,
     "turn": _turn,
     "tool_started": _tool_started,
     "tool_ended": _tool_ended,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from math import isfinite
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
@@ -13,11 +11,10 @@ from .. import store
 from ..exceptions import InvalidInput
 from ..identifiers import clean_call_part
 from ..permissions import Access, Action, authorize, rule_for
-from ..session import LiveSession
 from .actions import close, start
 from .bodies import parse_body
 from .errors import Unprocessable, json_response
-from .found import Found, began, find_on_call, iso
+from .found import Found, began, find_on_call, measured
 from .listing import list_page
 from .routes import json_body, operation, runner_of
 from .schemas import CallSession, CallSessionMetrics, Filters, SessionList, StartCallSession
@@ -89,12 +86,7 @@ async def get_call_session(request: HttpRequest, call_id: str, session_id: str) 
 async def get_call_session_metrics(request: HttpRequest, call_id: str, session_id: str) -> HttpResponse:
     """Of this moment where this process runs the session; else what its worker wrote down a few seconds ago."""
     found, _ = await _find(request, Action.METRICS, call_id, session_id)
-    if isinstance(found, LiveSession):
-        metrics, at = found.metrics(), iso(datetime.now(UTC))
-    else:
-        metrics, at = found.metrics, iso(found.metrics_at) or began(found)
-    measured = {name: _finite(value) for name, value in metrics.items()}
-    return json_response({**_describe(found), "metrics_generated_at": at, "metrics": measured})
+    return json_response({**_describe(found), **measured(found)})
 
 
 @operation(
@@ -138,10 +130,6 @@ def _check(call_id: str) -> None:
         clean_call_part("call_id", call_id)
     except InvalidInput as error:
         raise Unprocessable("path", error.field, error.message) from None
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _describe(found: Found) -> dict[str, Any]:

@@ -17,11 +17,13 @@ from ..runner import Runner
 from .calls import router as calls_router
 from .docs import LocalSwagger
 from .errors import error_response, json_response, register_error_handlers
+from .history import router as history_router
 from .invitations import router as invitations_router
 from .paths import Match, Matcher
 from .routes import bind
 from .schemas import NAME
 from .sessions import router as sessions_router
+from .speak import router as speak_router
 from .status import router as status_router
 
 View = Callable[..., Awaitable[HttpResponse]]
@@ -59,6 +61,8 @@ class RunnerAPI(NinjaAPI):
         self._agents = list(runner.launchers)
         self.add_router("", sessions_router)
         self.add_router("", invitations_router)
+        self.add_router("", history_router)
+        self.add_router("", speak_router)
         self.add_router("", calls_router)
         self.add_router("", status_router)
         register_error_handlers(self)

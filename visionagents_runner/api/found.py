@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Any, TypeAlias
 
 from django.http import HttpRequest
@@ -96,6 +97,19 @@ def describe(found: Found) -> dict[str, Any]:
 def began(found: Found) -> str | None:
     """Return when the agent began to join, or, before that, when it was asked for: in /calls it is never null."""
     return iso(found.started_at or found.created_at)
+
+
+def measured(found: Found) -> dict[str, Any]:
+    """Return the agent's metrics: of this moment where this process runs it, else what its worker wrote last."""
+    if isinstance(found, LiveSession):
+        metrics, at = found.metrics(), iso(datetime.now(UTC))
+    else:
+        metrics, at = found.metrics, iso(found.metrics_at) or began(found)
+    return {"metrics_generated_at": at, "metrics": {name: _finite(value) for name, value in metrics.items()}}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def iso(moment: datetime | None) -> str | None:

@@ -31,6 +31,9 @@ assert set(get_args(Status)) == set(SessionStatus.values)
 assert set(get_args(Reason)) == set(EndReason.values)
 
 MAX_LIMIT = 200
+MAX_EVENTS = 1000
+MAX_SEQ = 2**31 - 1
+MAX_SPOKEN_LENGTH = 4000
 
 # A name of a call: no control characters, and neither "." nor "..". Surrogates, which JSON Schema's patterns cannot
 # exclude alike everywhere, are refused too.
@@ -79,6 +82,22 @@ class Invite(pydantic.BaseModel):
     )
 
 
+class Say(pydantic.BaseModel):
+    """Has the agent say a text, as it is."""
+
+    text: str = Field(min_length=1, max_length=MAX_SPOKEN_LENGTH, pattern=r"\S", description="What it says.")
+    interrupt: bool = Field(False, description="Whether to cut what it is saying; else it says it after that.")
+
+
+class Respond(pydantic.BaseModel):
+    """Has the agent's model respond to an instruction, which nobody on the call sees."""
+
+    text: str = Field(min_length=1, max_length=MAX_SPOKEN_LENGTH, pattern=r"\S", description="The instruction.")
+    interrupt: bool = Field(
+        True, description="Whether to cut an answer that is under way; else the instruction is ignored meanwhile."
+    )
+
+
 # Answers. Later versions may add keys.
 
 
@@ -113,6 +132,45 @@ class Invitation(Schema):
     url: str | None = Field(description="The page of the call, for a person; null where the project has none.")
     expires_at: Time = Field(description="Until when one may join. Whoever did stays until the session ends.")
     role: Literal["speaker", "listener"]
+
+
+class Event(Schema):
+    seq: int = Field(description="Counts from 1 within the session, in the order of writing.")
+    kind: str = Field(description="What happened.")
+    at: Time = Field(description="When it happened, which may be a little before what has a smaller `seq`.")
+    data: dict[str, Any] = Field(description="Its keys depend on the kind.")
+
+
+class EventList(Schema):
+    items: list[Event] = Field(
+        description="By `seq`. Where some are missing, they hold words that the asker may not read."
+    )
+    next: int | None = Field(description="Give it as `after` to get the following page; null on the last page.")
+
+
+class Message(Schema):
+    seq: int = Field(description="Of the event that this is.")
+    at: Time = Field(description="When it was whole, or was cut.")
+    message_id: str
+    role: str = Field(description="`user` or `assistant`.")
+    user_id: str
+    text: str
+    completed: bool = Field(description="False for what was cut short.")
+
+
+class Transcript(Schema):
+    session_id: SessionId
+    call_id: str
+    items: list[Message]
+    next: int | None = Field(description="Give it as `after` to get what follows; null at the end.")
+
+
+class SessionMetrics(Schema):
+    session_id: SessionId
+    call_id: str
+    started_at: Time | None = Field(description="When the agent was built and its join began.")
+    metrics_generated_at: Time
+    metrics: dict[str, int | float | None] = Field(description="The agent's metrics by name; null is not measured yet.")
 
 
 class Success(Schema):
@@ -187,6 +245,19 @@ class Filters(Schema):
     agent: str | None = Field(None, json_schema_extra={"maxLength": 100})
     limit: int = Field(50, ge=1, le=MAX_LIMIT, description="Size of a page.")
     cursor: str | None = Field(None, description="`next` of the page before.")
+
+
+class After(Schema):
+    """Which part of a history."""
+
+    after: int = Field(0, ge=0, le=MAX_SEQ, description="Only what has a larger `seq`.")
+    limit: int = Field(200, ge=1, le=MAX_EVENTS, description="Size of a page.")
+
+
+class TranscriptPart(Schema):
+    after: int = Field(0, ge=0, le=MAX_SEQ, description="Only what has a larger `seq`.")
+    limit: int = Field(MAX_EVENTS, ge=1, le=MAX_EVENTS, description="Most messages of one answer.")
+    format: Literal["json", "text", "vtt"] | None = Field(None, description="Counts before `Accept`.")
 
 
 class AllFilters(Filters):

@@ -100,9 +100,9 @@ def _measure(runner: Runner, worker: AgentWorker | None) -> dict[str, Any]:
     }
 
 
-def preferred_type(accept: str) -> str:
-    """Return which of application/json, text/plain and OpenMetrics an Accept header prefers; JSON if it is alike."""
-    offered = {"application/json": -1.0, "text/plain": -1.0, _OPENMETRICS: -1.0}
+def preferred_type(accept: str, others: tuple[str, ...] = ("text/plain", _OPENMETRICS)) -> str:
+    """Return which of application/json and ``others`` an Accept header prefers; JSON if it is alike."""
+    offered = dict.fromkeys(("application/json", *others), -1.0)
     precision = dict.fromkeys(offered, -1)
     for item in accept.split(","):
         kind, *parameters = (part.strip().lower() for part in item.split(";"))

@@ -101,6 +101,7 @@ class SessionEvent(models.Model):
                                                model_ms, voice_ms, total_ms (null: not known), interrupted
     error                                      component, type, message, recoverable
     connection                                 component, state ("connected", "disconnected"), reason
+    asked                                      how ("say", "respond"), by, text: from outside the call
     custom                                     data, from ("agent", or who sent it)
     dropped                                    kinds (how many of each are missing), reason
     ========================================== =======================================================================

@@ -1,0 +1,146 @@
+"""What a session's agent did and said: events, transcript, metrics; of live sessions and of those that ended."""
+
+from __future__ import annotations
+
+import uuid
+from functools import partial
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from ninja import Query, Router
+from ninja.errors import HttpError
+
+from .. import store
+from ..models import KINDS_WITHOUT_WORDS, SessionEvent
+from ..permissions import Access, Action, authorize, rule_for
+from ..session import LiveSession
+from .errors import json_response
+from .found import Found, call_of, find_visible, iso, measured
+from .routes import operation, runner_of
+from .schemas import After, EventList, SessionMetrics, Transcript, TranscriptPart
+from .status import preferred_type
+from .transcripts import as_text, as_vtt
+
+router = Router(tags=["history"])
+
+_TYPES = {"json": "application/json", "text": "text/plain", "vtt": "text/vtt"}
+
+
+@operation(
+    router,
+    "GET",
+    "/sessions/{session_id}/events",
+    answers={200: (EventList, "One page.")},
+    errors=(401, 403, 404, 422, 503),
+    summary="List the events of a session",
+)
+async def list_events(request: HttpRequest, session_id: str, part: Query[After]) -> HttpResponse:
+    """Oldest first. To follow a live session, ask again after the last `seq` that came: within a second it is there.
+
+    Events that hold what was said, or done with it, come only to who may read transcripts.
+    """
+    found = await _visible(request, Action.VIEW, session_id)
+    words = await _may_read_words(request, session_id)
+    rows, more = await store.read(_page, found, part.after, part.limit, None if words else KINDS_WITHOUT_WORDS)
+    items = [{"seq": row.seq, "kind": row.kind, "at": iso(row.at), "data": row.data} for row in rows]
+    return json_response({"items": items, "next": rows[-1].seq if more else None})
+
+
+@operation(
+    router,
+    "GET",
+    "/sessions/{session_id}/transcript",
+    answers={200: (Transcript, "What was said, in the order in which it was whole.")},
+    errors=(401, 403, 404, 422, 503),
+    texts={"text/plain": "A line for each message.", "text/vtt": "WebVTT; times count from the start."},
+    summary="Get the transcript of a session",
+)
+async def get_transcript(request: HttpRequest, session_id: str, part: Query[TranscriptPart]) -> HttpResponse:
+    """Messages of people and of the agent, those that were cut short included. JSON unless asked otherwise.
+
+    Where more follow, the `Link` header names what to ask next, whatever the format.
+    """
+    found = await _visible(request, Action.TRANSCRIPT, session_id)
+    rows, more = await store.read(_page, found, part.after, part.limit, {"message"})
+    kinds = (_TYPES["text"], _TYPES["vtt"])
+    kind = _TYPES[part.format] if part.format else preferred_type(request.headers.get("Accept", ""), kinds)
+    if kind == _TYPES["json"]:
+        response = json_response(
+            {
+                "session_id": str(found.id),
+                "call_id": found.call_id,
+                "items": [_message(row) for row in rows],
+                "next": rows[-1].seq if more else None,
+            }
+        )
+    else:
+        write = as_vtt if kind == _TYPES["vtt"] else as_text
+        text = write([_message(row, raw=True) for row in rows], found.started_at or found.created_at)
+        response = HttpResponse(text, content_type=f"{kind}; charset=utf-8")
+    if more:
+        query = request.GET.copy()
+        query["after"] = str(rows[-1].seq)
+        response["Link"] = f'<?{query.urlencode()}>; rel="next"'
+    response["Vary"] = "Accept"
+    return response
+
+
+@operation(
+    router,
+    "GET",
+    "/sessions/{session_id}/metrics",
+    answers={200: (SessionMetrics, "The agent's metrics.")},
+    errors=(401, 403, 404, 503),
+    summary="Get the metrics of a session",
+)
+async def get_session_metrics(request: HttpRequest, session_id: str) -> HttpResponse:
+    """Of this moment where this process runs the session; else what its worker wrote down last."""
+    found = await _visible(request, Action.METRICS, session_id)
+    about = {"session_id": str(found.id), "call_id": found.call_id, "started_at": iso(found.started_at)}
+    return json_response({**about, **measured(found)})
+
+
+async def _visible(request: HttpRequest, action: Action, session_id: str) -> Found:
+    return await find_visible(request, session_id, await _authorize(request, action, session_id))
+
+
+async def _authorize(request: HttpRequest, action: Action, session_id: str) -> Access:
+    find_call_id = partial(call_of, request, session_id)
+    return await authorize(request, runner_of(request), action, session_id=session_id, find_call_id=find_call_id)
+
+
+async def _may_read_words(request: HttpRequest, session_id: str) -> bool:
+    """Whether somebody who may see the session may also read what was said in it."""
+    if rule_for(runner_of(request), Action.TRANSCRIPT) is not None:
+        return True  # the same callable of `ServeOptions` has just allowed it
+    try:
+        await _authorize(request, Action.TRANSCRIPT, session_id)
+    except HttpError:
+        return False
+    return True
+
+
+def _page(
+    found: Found, after: int, limit: int, kinds: frozenset[str] | set[str] | None
+) -> tuple[list[SessionEvent], bool]:
+    """Return the events after a number, and whether there are more. It queries."""
+    events = SessionEvent.objects.filter(session=_key(found), seq__gt=after).order_by("seq")
+    if kinds is not None:
+        events = events.filter(kind__in=kinds)
+    rows = list(events[: limit + 1])
+    return rows[:limit], len(rows) > limit
+
+
+def _key(found: Found) -> uuid.UUID:
+    return found.uuid if isinstance(found, LiveSession) else found.pk
+
+
+def _message(row: SessionEvent, *, raw: bool = False) -> dict[str, Any]:
+    """Return `schemas.Message`; ``raw`` keeps the time a datetime. `REDACT` may have taken keys away."""
+    data = row.data
+    return {
+        "seq": row.seq,
+        "at": row.at if raw else iso(row.at),
+        **{key: str(data.get(key) or "") for key in ("message_id", "role", "user_id", "text")},
+        "completed": bool(data.get("completed", True)),
+    }
