@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.benchmarks.speaking import Caller, demo_call, frames_of
+from tests.conftest import until
 from tests.recordings import BROWSER_RATE, RATE, recording, resampled
 from visionagents_runner.demo.speech.whisper import recognition
 
@@ -53,10 +54,7 @@ async def test_who_speaks_while_the_agent_does_interrupts_it(call):
     agent, person, caller = call
     await asyncio.wait_for(caller.heard.wait(), 20)
     await person.say("what can you do?")
-    await asyncio.sleep(2)
-    assert agent.edge.audio_track.waiting > 0
+    await until(lambda: agent.edge.audio_track.waiting > 100)  # two seconds of the answer are still to come
     caller.say(frames_of(recording("goforward.raw")))
-    async with asyncio.timeout(5):
-        while agent.edge.audio_track.waiting:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    await until(lambda: not agent.edge.audio_track.waiting)
     assert caller.still_speaking, "it does not wait until they are done"
