@@ -7,10 +7,12 @@ const STEP_MS = 50;
 const KEPT_MS = 10 * 60_000; // 12,000 steps of two bytes: a long call needs no more memory than a short one
 const STEPS = KEPT_MS / STEP_MS;
 const MOST_MARKS = 200;
+const JITTER_STEPS = 3;
 
 export class Waves {
   #levels = { local: new Uint8Array(STEPS), remote: new Uint8Array(STEPS) };
   #latest = -1; // the last step that was written, counted from the start of the page
+  #next = { local: 0, remote: 0 };
   #marks = [];
   #shown = false;
   #drawing = false;
@@ -25,7 +27,10 @@ export class Waves {
   }
 
   add(side, level) {
-    const step = Math.floor(performance.now() / STEP_MS);
+    // Levels come every 50 ms on average, some late and then two at once: each has its place in the row.
+    const now = Math.floor(performance.now() / STEP_MS);
+    const step = Math.abs(this.#next[side] - now) <= JITTER_STEPS ? this.#next[side] : now;
+    this.#next[side] = step + 1;
     for (let empty = Math.max(this.#latest + 1, step - STEPS + 1); empty <= step; empty++) {
       this.#levels.local[empty % STEPS] = this.#levels.remote[empty % STEPS] = 0;
     }
@@ -74,7 +79,7 @@ export class Waves {
     this.#grid(context, plot, colour("--line"), colour("--muted"));
     this.#wave(context, plot, "local", -1, colour("--wave-local"));
     this.#wave(context, plot, "remote", 1, colour("--wave-remote"));
-    this.#drawMarks(context, plot, colour("--bad"));
+    this.#drawMarks(context, plot, colour("--tool"));
   }
 
   // Upwards the one who speaks here, downwards what is heard: so both can be seen at one moment.

@@ -32,6 +32,7 @@ export class Call {
     this.roster.addEventListener("change", () => this.#renderHint());
     setInterval(() => this.#tick(), 1000);
     this.#setState("ready");
+    if (document.activeElement === document.body) byId("join").focus(); // Enter is enough
   }
 
   get state() {
@@ -131,6 +132,7 @@ export class Call {
     if (!speaks) this.inputs.close();
     if (this.inputs.muted) link.send({ type: "mute", muted: true });
     if (this.#withSound) await this.#startMedia();
+    else this.panel.setTransport("text", "none");
   }
 
   #broke({ code }) {

@@ -74,8 +74,8 @@ const asJson = ({ at, kind, text, data, agent_id }) => ({ at: at.toISOString(), 
 const clock = (at) => at.toLocaleTimeString([], { hour12: false }) + `.${String(at.getMilliseconds()).padStart(3, "0")}`;
 
 function family(kind) {
-  if (kind === "error" || kind === "interrupted") return "bad";
-  if (kind.startsWith("tool")) return "tool";
+  if (kind === "error") return "bad";
+  if (kind.startsWith("tool") || kind === "interrupted") return "tool";
   if (kind.startsWith("user") || kind.startsWith("participant")) return "person";
   return kind.startsWith("agent") ? "agent" : "";
 }

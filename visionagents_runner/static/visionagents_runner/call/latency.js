@@ -17,9 +17,8 @@ export function latencyLine(turn) {
   const slow = turn.total_ms > SLOW_MS;
   return el(
     "span",
-    { class: slow ? "slow" : "" },
+    { class: "latency-parts", data: { slow: String(slow), total: String(total) } },
     parts.length ? `${parts.join(" \u00b7 ")} \u2014 ` : "",
-    el("strong", {}, `${total} ms`),
-    slow ? " slow" : "",
+    el("strong", { class: slow ? "slow" : "" }, `${total} ms${slow ? ", slow" : ""}`),
   );
 }

@@ -39,6 +39,12 @@ export class Media extends EventTarget {
     const run = ++this.#run;
     this.#link = link;
     link.addEventListener("renegotiate", () => run === this.#run && this.#rtc?.negotiate().catch(() => {}));
+    link.addEventListener("pcm", ({ detail }) => {
+      if (run !== this.#run || detail.on || !this.#pcm?.connected) return;
+      this.#pcm.close();
+      this.#pcm = null;
+      this.#fallBack(run, "the server had closed it");
+    });
     link.addEventListener("media", ({ detail }) => {
       const ours = run === this.#run && this.#rtc && detail.transport === "webrtc";
       if (ours && detail.state === "failed") this.#fallBack(run, "the server's side failed");

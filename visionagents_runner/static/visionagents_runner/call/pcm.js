@@ -8,6 +8,8 @@ export class Pcm {
   #capture = null;
   #playback = null;
   #stop = new AbortController();
+  /** Whether the server has opened its side. */
+  connected = false;
   report = { gaps: 0, droppedSeconds: 0 };
 
   constructor(link, sound) {
@@ -21,6 +23,7 @@ export class Pcm {
     const { signal } = this.#stop;
     this.#link.addEventListener("audio", ({ detail }) => this.#playback?.take(detail), { signal });
     await this.#accepted();
+    this.connected = true;
     await this.setMicrophone(microphone);
   }
 
@@ -32,6 +35,7 @@ export class Pcm {
   }
 
   close() {
+    this.connected = false;
     this.#stop.abort();
     this.#capture?.stop();
     this.#playback?.stop();

@@ -12,6 +12,9 @@ export const loginUrl = data.loginUrl ?? "";
 /** For tests, and for people who know that UDP is closed where they are. */
 export const forceWebSocket = query.get("transport") === "websocket";
 
+/** The kind of agent that the link to this page names: what to offer where there is none. */
+export const wantedAgent = query.get("agent") ?? "";
+
 export function socketUrl() {
   const url = new URL(data.wsPath ?? "", location.href);
   url.protocol = location.protocol === "https:" ? "wss:" : "ws:";

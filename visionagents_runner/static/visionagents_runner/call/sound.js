@@ -21,7 +21,7 @@ export class Sound extends EventTarget {
 
   /** Whether PCM can be captured and played: AudioWorklet exists on secure pages only. */
   static get canProcess() {
-    return typeof AudioWorkletNode !== "undefined";
+    return isSecureContext && typeof AudioWorkletNode !== "undefined";
   }
 
   /** Open the context. To be called while a click or a key is handled: else browsers keep it suspended. */

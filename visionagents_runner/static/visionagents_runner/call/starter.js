@@ -2,6 +2,7 @@
 
 import { byId, setText } from "./dom.js";
 import { startAgent } from "./rest.js";
+import { wantedAgent } from "./settings.js";
 
 export class Starter {
   #may = false;
@@ -21,7 +22,7 @@ export class Starter {
   /** What this person may start, from the welcome. */
   allow(mayStart, agents) {
     this.#may = Boolean(mayStart && agents.length);
-    this.select.replaceChildren(...agents.map((name) => new Option(name, name)));
+    this.select.replaceChildren(...agents.map((name) => new Option(name, name, false, name === wantedAgent)));
   }
 
   nobodyYet() {

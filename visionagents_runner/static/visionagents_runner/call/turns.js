@@ -5,7 +5,7 @@ import { PARTS, SLOW_MS } from "./latency.js";
 
 const MOST = 60;
 const SVG = "http://www.w3.org/2000/svg";
-const TREND = { width: 600, height: 48 };
+const TREND_HEIGHT = 40;
 
 export class Turns {
   #turns = [];
@@ -15,6 +15,7 @@ export class Turns {
     this.list = byId("turns");
     this.trend = byId("turns-trend");
     this.summary = byId("turns-summary");
+    new ResizeObserver(() => this.render()).observe(this.trend);
   }
 
   add(turn, agentName) {
@@ -29,7 +30,7 @@ export class Turns {
     byId("turns-filled").hidden = this.#turns.length === 0;
     if (!this.#turns.length) return;
     const totals = this.#turns.map((turn) => turn.total_ms);
-    const scale = Math.max(SLOW_MS * 1.2, ...totals);
+    const scale = 1.1 * Math.max(SLOW_MS, ...totals);
     this.list.replaceChildren(...this.#turns.map((turn) => row(turn, scale)).reverse());
     this.list.style.setProperty("--second", String(SLOW_MS / scale));
     const sorted = [...totals].sort((a, b) => a - b);
@@ -40,7 +41,9 @@ export class Turns {
   }
 
   #drawTrend(totals, scale) {
-    const { width, height } = TREND;
+    const width = this.trend.clientWidth || 600;
+    const height = TREND_HEIGHT;
+    this.trend.setAttribute("viewBox", `0 0 ${width} ${height}`);
     const x = (index) => (totals.length === 1 ? width / 2 : (index / (totals.length - 1)) * (width - 12) + 6);
     const y = (total) => height - 4 - (total / scale) * (height - 8);
     const line = svg("polyline", { points: totals.map((total, index) => `${x(index)},${y(total)}`).join(" "), class: "trend-line" });
