@@ -200,10 +200,14 @@ class LiveSession:
         if force:
             self._force_event.set()
 
-    def tell(self, kind: str, data: dict[str, Any]) -> None:
-        """Add an event to the session's history, if ``REDACT`` lets it pass, and show it to live viewers."""
-        if self._observer is not None:
-            self._observer.tell(kind, data)
+    def note(self, kind: str, data: dict[str, Any]) -> None:
+        """Add an event to the session's history, as far as ``REDACT`` lets it. Nobody on the call is told."""
+        from .observe import Observed
+
+        if self._observer is not None and self._recorder is not None:
+            shown = self._observer.redacted(kind, data)
+            if shown is not None:
+                self._recorder.record(self.uuid, Observed(kind, shown, time.time()))
 
     def hold(self, task: asyncio.Task[Any]) -> None:
         """Keep a task that the session's agent works on, and take note if it fails with nobody waiting."""

@@ -31,7 +31,7 @@ async def say(session: LiveSession, text: str, *, interrupt: bool = False, by: s
     agent = _agent_on_call(session)
     if isinstance(agent.llm, Realtime):
         raise CannotSpeak("This agent has a Realtime model, which cannot be given the words to say: ask it to respond")
-    session.tell("asked", {"how": "say", "by": by, "text": text})
+    session.note("asked", {"how": "say", "by": by, "text": text})
     await _bounded(agent.say(text, interrupt=interrupt), session)
 
 
@@ -43,7 +43,7 @@ async def respond(session: LiveSession, text: str, *, interrupt: bool = True, by
         TimeoutError: the agent did not take it in time; it may respond all the same.
     """
     agent = _agent_on_call(session)
-    session.tell("asked", {"how": "respond", "by": by, "text": text})
+    session.note("asked", {"how": "respond", "by": by, "text": text})
     await _bounded(agent.simple_response(text, interrupt=interrupt), session)
 
 

@@ -52,11 +52,14 @@ async def test_the_agent_responds_to_an_instruction_that_nobody_on_the_call_sees
     person = live(session_id).agent.edge.person()
     answer = await talking.post(f"/sessions/{session_id}/respond/", {"text": "greet them"})
     assert answer.status == 202
+    seen = []
     async with asyncio.timeout(10):
         async for event in person:
+            seen.append(event)
             if getattr(event, "completed", False):
                 break
     assert said(session_id) == ["You said: greet them"]
+    assert not any("greet them" in str(event) for event in seen if getattr(event, "role", "") != "assistant")
 
 
 async def test_the_history_keeps_who_asked_and_for_what(talking: Client) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 UNTOLD = frozenset({"partial", "custom"})
-"""Kinds that reach people in another form already."""
+"""Kinds that reach people in another form already; but for what a person is saying, which is in no conversation yet."""
 
 TURN_SECONDS = 60.0
 """An agent that has not said that its turn is over after so long is not thinking any more."""
@@ -121,7 +121,8 @@ class AgentState:
             self.turn(False)
         elif kind == "error":
             self.turn(False, after=SETTLE_SECONDS)
-        if kind not in UNTOLD:
+        spoken = kind == "partial" and observed.data.get("participant_id") not in {None, self._agent_id}
+        if spoken or kind not in UNTOLD:
             self.happened(kind, observed.data)
 
     def _update(self) -> None:
