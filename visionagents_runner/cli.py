@@ -19,12 +19,17 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--agent", default=None, help="which of the runner's agents (default: the first)")
     parser.add_argument("--debug", action="store_true", help="asyncio's debug mode")
     parser.add_argument("--log-level", default="INFO", metavar="LEVEL", help=_levels("INFO"))
-    parser.add_argument("--no-demo", action="store_true", help="do not open the demo page of the agent's edge")
+    parser.add_argument(
+        "--no-demo", action="store_true", help="serve no call page, and do not open the demo of the agent's edge"
+    )
+    parser.add_argument(
+        "--port", default=None, help="port of the call page on this machine (default: 8000, or a free one)"
+    )
     parser.add_argument(
         "--video-track-override",
         default=None,
         metavar="FILE",
-        help="play this video to the agent instead of any incoming one",
+        help="play this video to an agent that takes video, instead of any incoming one",
     )
     parser.add_argument("--no-splash", action="store_true", help="do not print the lines at the start")
 
@@ -52,6 +57,7 @@ def run(runner: Runner, options: argparse.Namespace) -> int:
         log_level=options.log_level,
         no_demo=options.no_demo,
         video_track_override=options.video_track_override,
+        port=None if options.port is None else _port(options.port),
         splash=not options.no_splash,
     )
 

@@ -25,7 +25,9 @@ def report_lines(runner: Runner, *, url: str | None) -> list[tuple[str, str]]:
     lines = [("agents", ", ".join(_agent(name, runner) for name in runner.launchers))]
     if url is not None:
         lines += [("open", _open(url)), ("API", _api(runner))]
-    lines.append(("storage", f"{_database()} · {_channel_layer()}"))
+    lines.append(("storage", _database() if url is None else f"{_database()} · {_channel_layer()}"))
+    if voice := _voice(runner):
+        lines.append(("voice", voice))
     return lines
 
 
@@ -37,7 +39,16 @@ def print_report(runner: Runner, *, url: str | None, stream: TextIO | None = Non
     console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
     console.print(Text(title(runner), style="bold"))
     for label, text in report_lines(runner, url=url):
-        console.print(Text.assemble((f"  {label:<9} ", "dim"), text))
+        _print_line(console, label, text)
+
+
+def print_line(label: str, text: str, *, stream: TextIO | None = None) -> None:
+    """Print one more line like those of `print_report`."""
+    _print_line(Console(file=stream or sys.stderr, highlight=False, soft_wrap=True), label, text)
+
+
+def _print_line(console: Console, label: str, text: str) -> None:
+    console.print(Text.assemble((f"  {label:<9} ", "dim"), text))
 
 
 def print_ready(seconds: float, stream: TextIO | None = None) -> None:
@@ -52,16 +63,19 @@ def _agent(name: str, runner: Runner) -> str:
 
 
 def _open(url: str) -> str:
+    """Return where to begin, and what else there is with its path."""
     from django.urls import NoReverseMatch, Resolver404, resolve, reverse
 
-    found = []
-    with suppress(Resolver404):
-        resolve("/")
-        found.append(url)
-    for name, what in (("visionagents_runner:docs", "API docs"), ("admin:index", "admin")):
+    pages = {}
+    for name, what in (("new-call", "call page"), ("admin:index", "admin"), ("docs", "API docs")):
         with suppress(NoReverseMatch):
-            found.append(f"{url.rstrip('/')}{reverse(name)} ({what})")
-    return "  ".join(found) or url
+            pages[what] = reverse(name if ":" in name else f"visionagents_runner:{name}")
+    begin = url
+    try:
+        resolve("/")
+    except Resolver404:
+        begin = url.rstrip("/") + next(iter(pages.values()), "/")
+    return "   ".join(filter(None, (begin, " · ".join(f"{what} {path}" for what, path in pages.items()))))
 
 
 def _api(runner: Runner) -> str:
@@ -71,18 +85,15 @@ def _api(runner: Runner) -> str:
         return "ServeOptions(can_start_session=...) decides who may start sessions"
     local = get_settings().ALLOW_LOCAL
     if local or (local is None and (settings.DEBUG or runner.standalone)):
-        return (
-            "requests from this machine, and signed-in users with permission"
-            "  (to open it to others: ServeOptions(can_start_session=...))"
-        )
-    return "signed-in users with permission  (to open it further: ServeOptions(can_start_session=...))"
+        return "requests from this machine, signed-in users with permission, API keys"
+    return "signed-in users with permission, API keys  (to open it further: ServeOptions(can_start_session=...))"
 
 
 def _database() -> str:
     connection = connections[router.db_for_write(AgentSession)]
     name = str(connection.settings_dict["NAME"])
     if connection.vendor == "sqlite":
-        return f"SQLite {name.rpartition('/')[2]}: one machine (DATABASE_URL or DATABASES for more)"
+        return f"SQLite {name.rpartition('/')[2]}"
     host = connection.settings_dict.get("HOST") or "local socket"
     return f"{connection.display_name} {name} at {host}"
 
@@ -92,8 +103,19 @@ def _channel_layer() -> str:
     if not backend:
         return "no channel layer"
     if "InMemory" in backend:
-        return "channel layer in memory: one process (REDIS_URL or CHANNEL_LAYERS for more)"
+        return "channel layer in memory: one process only (REDIS_URL or CHANNEL_LAYERS for more)"
     return "channel layer " + ("Redis" if "redis" in backend.lower() else backend.rpartition(".")[2])
+
+
+def _voice(runner: Runner) -> str:
+    """Return whether the demo's agents can hear and speak; "" where none of them is hosted."""
+    from . import demo
+
+    recipes = (launcher._create_agent for launcher in runner.launchers.values())
+    if not any(getattr(recipe, "__module__", "").startswith(demo.__name__) for recipe in recipes):
+        return ""
+    hint = demo.voice_hint()
+    return f"not installed: {hint.partition(': ')[2].rstrip('.')}" if hint else "on this machine, in English"
 
 
 def _version(package: str) -> str:

@@ -14,12 +14,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from . import store
-from .exceptions import RunnerConfigurationError, StartFailed
+from .exceptions import StartFailed
 from .identifiers import clean_call_part
 from .logs import clean_level, configure_logging
 from .models import EndReason, SessionStatus
-from .report import print_report
+from .report import print_line, print_report
+from .runpage import CallPage, somebody_may_look
+from .server import leave_if_held
 from .session import LiveSession
+from .videofile import check_video
 from .worker import AgentWorker
 
 if TYPE_CHECKING:
@@ -39,12 +42,14 @@ def run_session(
     log_level: str = "INFO",
     no_demo: bool = False,
     video_track_override: str | None = None,
+    port: int | None = None,
     splash: bool = True,
 ) -> int:
     """Run one agent on one call until the call ends or a signal closes it. Returns the exit code.
 
     That is 0 after an end in order, Ctrl-C and SIGTERM included, and 1 if the agent could not be built, could not
-    join, or failed.
+    join, or failed. Unless ``no_demo``, people can join in a browser: the call page is served on this machine for an
+    agent on this project's edge (see `runpage`); one on another edge opens that one's demo.
 
     Raises:
         RunnerError: it cannot run as asked; the message says the fix.
@@ -53,27 +58,25 @@ def run_session(
     call_id = clean_call_part("call_id", str(uuid.uuid4()) if call_id is None else call_id)
     launcher = runner.launcher(agent)
     if video_track_override is not None:
-        video_track_override = _readable_file(video_track_override)
+        video_track_override = check_video(video_track_override)
+    page = CallPage(runner, port) if not no_demo and somebody_may_look() else None
     level = clean_level(log_level)
     if level == "INFO" and sys.stdout.isatty():
         level = "WARNING"  # vision-agents logs every word that is said: it would drown the chat
     configure_logging(agents=level, http=level)
     if splash:
         print_report(runner, url=None)
-    conversation = _Conversation(runner, launcher)
-    return asyncio.run(
-        conversation.run(call_type, call_id, no_demo=no_demo, video_track_override=video_track_override), debug=debug
-    )
-
-
-def _readable_file(path: str) -> str:
+    conversation = _Conversation(runner, launcher, page)
     try:
-        with open(path, "rb"):
-            return os.path.abspath(path)
-    except OSError as error:
-        raise RunnerConfigurationError(
-            f"The video {path!r} cannot be read ({error.strerror}): name a file with --video-track-override"
-        ) from None
+        code = asyncio.run(
+            conversation.run(call_type, call_id, no_demo=no_demo, video_track_override=video_track_override),
+            debug=debug,
+        )
+    finally:
+        if page is not None:
+            page.close()
+    leave_if_held(code)
+    return code
 
 
 def _close_if_chat_failed(session: LiveSession, chatting: asyncio.Future[None]) -> None:
@@ -85,11 +88,13 @@ def _close_if_chat_failed(session: LiveSession, chatting: asyncio.Future[None]) 
 class _Conversation:
     """The life of the one session, and what signals do to it."""
 
-    def __init__(self, runner: Runner, launcher: AgentLauncher) -> None:
+    def __init__(self, runner: Runner, launcher: AgentLauncher, page: CallPage | None) -> None:
         self._runner = runner
+        self._page = page
         self._launcher = launcher
         self._signals = 0
         self._session: LiveSession | None = None
+        self._warming: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[LiveSession] | None = None
 
     async def run(self, call_type: str, call_id: str, *, no_demo: bool, video_track_override: str | None) -> int:
@@ -97,14 +102,18 @@ class _Conversation:
         await worker.start(warm_up=False)
         restore = self._take_signals()
         try:
-            with suppress(Exception):
-                # What goes wrong here goes wrong again in the session, whose row keeps it.
-                await self._launcher.warmup()
+            if self._page is not None:
+                self._page.prepare()
+            self._warming = asyncio.ensure_future(self._launcher.warmup())
+            # What goes wrong here goes wrong again in the session, whose row keeps it.
+            await asyncio.gather(self._warming, return_exceptions=True)
             if self._signals:
                 return 0
             return await self._converse(call_type, call_id, no_demo, video_track_override)
         finally:
             await worker.stop()
+            if self._page is not None:
+                await self._page.stop()
             restore()
             await asyncio.to_thread(store.close)
 
@@ -129,6 +138,8 @@ class _Conversation:
             self._close()
         if not no_demo:
             await self._open_demo(session)
+        if self._page is not None:
+            await self._open_page(session, self._page)
         from .console import chat
 
         chatting = asyncio.ensure_future(chat(session))
@@ -154,6 +165,14 @@ class _Conversation:
         except Exception as error:
             logger.warning("The demo page could not be opened (%s: %s); the call goes on", type(error).__name__, error)
 
+    async def _open_page(self, session: LiveSession, page: CallPage) -> None:
+        """Let people join an agent on this project's edge in the browser."""
+        from .edge import BrowserEdge
+
+        if isinstance(session.agent.edge, BrowserEdge) and (address := await page.serve(session)) is not None:
+            print_line("open", address)
+            page.open_browser(address)
+
     # Signals
 
     def _take_signals(self) -> Callable[[], None]:
@@ -177,6 +196,8 @@ class _Conversation:
         self._close()
 
     def _close(self) -> None:
+        if self._warming is not None:
+            self._warming.cancel()
         sessions = [self._session] if self._session is not None else list(self._launcher.sessions.values())
         for session in sessions:
             session.request_close(by="signal", reason=EndReason.REQUESTED, force=self._signals > 1)

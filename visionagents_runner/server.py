@@ -23,6 +23,8 @@ from .report import print_ready, print_report
 from .worker import AgentWorker, current_worker, ensure_worker
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from .runner import Runner
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 SERVERS = ("daphne", "uvicorn")
 _BACKLOG = 2048
 _LAST_REQUESTS_SECONDS = 3
+_THREADS = "visionagents-"
+_LOADING_THREADS = "speech-load"
 
 
 def serve(
@@ -61,11 +65,11 @@ def serve(
     application = project_application(runner)
     application.managed = True
     runner.stopped = False
-    listener = _listen(host, port)
+    listener = listen(host, port)
     try:
         application.prepare()
         if splash:
-            print_report(runner, url=_url(listener))
+            print_report(runner, url=url_of(listener))
         life = _Life(runner, began)
         if server == "daphne":
             _serve_daphne(application, listener, life, debug=debug)
@@ -75,21 +79,31 @@ def serve(
         listener.close()
     if life.failure is not None:
         raise life.failure
-    # Python would join a thread that still waits (for the database, say), for as long as that takes.
+    leave_if_held(0)
+
+
+def leave_if_held(code: int) -> None:
+    """End the process now, with ``code``, if a thread would keep Python from it; else do nothing.
+
+    Python would join a thread that still waits (for the database, for a ``create_agent`` that never returns), for as
+    long as that takes. One that loads models for speech is waited for neither: nobody will hear them.
+    """
     if not store.close():
         logger.error("The database does not answer; leaving without saying goodbye to it")
     elif held := _threads_left(_LAST_REQUESTS_SECONDS):
         logger.error("Left behind: %s", ", ".join(f"the thread {name}" for name in held))
-    else:
+    elif not any(thread.name.startswith(_LOADING_THREADS) for thread in threading.enumerate()):
         return
     logging.shutdown()
-    sys.stdout.flush()
-    os._exit(0)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # whoever read it has gone
+            stream.flush()
+    os._exit(code)
 
 
 def _threads_left(seconds: float) -> list[str]:
     """Return which threads of this package still run ``seconds`` from now: those whose work never comes back."""
-    ours = [thread for thread in threading.enumerate() if thread.name.startswith("visionagents-")]
+    ours = [thread for thread in threading.enumerate() if thread.name.startswith(_THREADS)]
     deadline = time.monotonic() + seconds
     for thread in ours:
         thread.join(max(0.0, deadline - time.monotonic()))
@@ -214,6 +228,25 @@ def _serve_daphne(application: AgentsApplication, listener: socket.socket, life:
 
 
 def _serve_uvicorn(application: AgentsApplication, listener: socket.socket, life: _Life, *, debug: bool) -> None:
+    server = uvicorn_server(application, on_startup=life.begin)
+
+    async def main() -> None:
+        await server.serve(sockets=[listener])
+        await sweep()
+
+    asyncio.run(main(), debug=debug)
+
+
+def uvicorn_server(
+    application: Any,
+    *,
+    on_startup: Callable[[Callable[[], None]], None] = lambda stop: None,
+    patience: int = _LAST_REQUESTS_SECONDS,
+) -> uvicorn.Server:
+    """Return a uvicorn that leaves signals and lifespan to its caller: ``await server.serve(sockets=[...])``.
+
+    ``on_startup`` is called, when it listens, with what stops it. ``patience``: seconds that requests may take then.
+    """
     import uvicorn
 
     class OrderedServer(uvicorn.Server):
@@ -223,7 +256,7 @@ def _serve_uvicorn(application: AgentsApplication, listener: socket.socket, life
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets=sockets)
-            life.begin(self._leave)
+            on_startup(self._leave)
 
         def _leave(self) -> None:
             self.should_exit = True
@@ -235,18 +268,12 @@ def _serve_uvicorn(application: AgentsApplication, listener: socket.socket, life
         access_log=True,
         ws="auto",
         # The calls have ended by then. Without it, a client that has sent half a body keeps the server for ever.
-        timeout_graceful_shutdown=_LAST_REQUESTS_SECONDS,
+        timeout_graceful_shutdown=patience,
     )
-    server = OrderedServer(config)
-
-    async def main() -> None:
-        await server.serve(sockets=[listener])
-        await sweep()
-
-    asyncio.run(main(), debug=debug)
+    return OrderedServer(config)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host.strip("[]"), port), family=family, backlog=_BACKLOG)
@@ -279,7 +306,7 @@ def _endpoint(listener: socket.socket) -> str:
     return f"fd:fileno={listener.detach()}"  # Twisted makes a copy of it and closes it
 
 
-def _url(listener: socket.socket) -> str:
+def url_of(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     if host in {"0.0.0.0", "::"}:  # noqa: S104 - shown, not bound
         host = "localhost"

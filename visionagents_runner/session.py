@@ -21,6 +21,7 @@ from .exceptions import StartFailed, StartTimeout
 from .models import AgentSession, EndReason, SessionStatus
 from .signals import session_ended, session_started
 from .tasks import spawn, wait_for_any
+from .videofile import play_to
 
 if TYPE_CHECKING:
     from vision_agents.core import Agent
@@ -361,7 +362,7 @@ class LiveSession:
     async def _begin_join(self) -> None:
         agent = self.agent
         if self._video_track_override_path:
-            agent.set_video_track_override_path(self._video_track_override_path)
+            play_to(agent, self._video_track_override_path)
         self._observe(agent)
         self._started_at = datetime.now(UTC)
         self._join_began = time.monotonic()

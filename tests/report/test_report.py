@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 from tests.agents import create_agent, join_call
-from visionagents_runner import AgentLauncher, Runner, ServeOptions
+from visionagents_runner import AgentLauncher, Runner, ServeOptions, demo
 from visionagents_runner.report import print_ready, print_report, report_lines
 
 
@@ -27,13 +27,25 @@ def lines(runner: Runner, url: str | None = "http://127.0.0.1:8000/") -> dict[st
 def test_it_names_the_agents_with_their_limits_and_where_to_look() -> None:
     told = lines(runner())
     assert told["agents"] == "default (max 10), coach"
-    assert told["open"].startswith("http://127.0.0.1:8000/  http://127.0.0.1:8000/docs (API docs)")
+    assert told["open"] == "http://127.0.0.1:8000/   call page /call/ · admin /admin/ · API docs /docs"
+
+
+def test_where_the_root_is_nothing_the_call_page_is_where_to_begin(settings: Any) -> None:
+    settings.ROOT_URLCONF = "tests.report.urls_without_root"
+    told = lines(runner())
+    assert told["open"] == "http://127.0.0.1:8000/agents/call/   call page /agents/call/ · API docs /agents/docs"
+
+
+def test_it_tells_of_the_voice_where_the_agents_are_the_demos() -> None:
+    assert "voice" not in lines(runner())
+    demos = Runner(AgentLauncher(demo.create_agent, demo.join_call))
+    assert lines(demos)["voice"] == "on this machine, in English"  # the tests install it
 
 
 def test_it_says_what_is_open_to_whom(settings: Any) -> None:
     assert lines(runner())["API"].startswith("signed-in users with permission")
     settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "ALLOW_LOCAL": True}
-    assert lines(runner())["API"].startswith("requests from this machine, and signed-in users")
+    assert lines(runner())["API"].startswith("requests from this machine, signed-in users")
     assert "decides who may start" in lines(runner(can_start_session=lambda request: True))["API"]
 
 

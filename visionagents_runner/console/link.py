@@ -109,7 +109,7 @@ class RoomLink:
             self._dispatch(event, person)
 
     def _dispatch(self, event: RoomEvent, person: Person) -> None:
-        from ..edge import Presence, Words
+        from ..edge import CustomEvent, Presence, Words
 
         if isinstance(event, Words):
             typed_here = event.participant_id == person.participant.id
@@ -119,7 +119,7 @@ class RoomLink:
         elif isinstance(event, Presence):
             if event.participant_id != self._agent.id:
                 self._audience.on_presence(event)
-        else:
+        elif isinstance(event, CustomEvent):
             self._audience.on_custom_event(event.data)
 
 
