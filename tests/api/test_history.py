@@ -16,6 +16,7 @@ from django.test import Client as DjangoClient
 from tests.api.fixtures import Serve
 from tests.api.test_sessions import TIME, elsewhere, start
 from tests.asgi_client import REMOTE, Client
+from tests.keys.fixtures import with_key
 from visionagents_runner import ServeOptions
 from visionagents_runner.models import AgentSession, EndReason, EventLine, SessionEvent
 from visionagents_runner.worker import current_worker
@@ -222,3 +223,21 @@ async def test_every_route_of_a_history_answers_with_a_trailing_slash_too(client
     for part in ("events", "transcript", "metrics"):
         assert (await client.get(f"/sessions/{row.pk}/{part}/")).status == 200
     assert current_worker() is not None
+
+
+async def test_each_part_of_a_history_needs_its_own_scope_of_a_key(serve: Serve, row: AgentSession) -> None:
+    client = await serve(work=False)
+
+    async def statuses(*scopes: str) -> tuple[int, ...]:
+        holder, _ = await with_key(client, *scopes)
+        gets = [await holder.get(f"/sessions/{row.pk}/{part}") for part in ("events", "transcript", "metrics")]
+        says = [await holder.post(f"/sessions/{row.pk}/{how}", {"text": "hello"}) for how in ("say", "respond")]
+        assert (SECRET in gets[0].body.decode()) == ({"view", "transcript"} <= set(scopes))
+        return tuple(answer.status for answer in [*gets, *says])
+
+    assert await statuses("view") == (200, 403, 403, 403, 403)
+    assert await statuses("view", "transcript") == (200, 200, 403, 403, 403)
+    assert await statuses("view", "metrics") == (200, 403, 200, 403, 403)
+    assert await statuses("view", "speak") == (200, 403, 403, 409, 409)  # may, but the session has ended
+    assert await statuses("transcript", "metrics", "speak") == (403, 404, 404, 404, 404)
+    assert await statuses("start", "close") == (404, 403, 403, 403, 403)
