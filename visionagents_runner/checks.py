@@ -26,7 +26,7 @@ TAG = "visionagents_runner"
 SQLITE_TIMEOUT = 5
 """The least number of seconds that one writer should wait for another."""
 
-_MAY_BE_ZERO = frozenset({"DRAIN_TIMEOUT", "WORKER_GRACE"})
+_MAY_BE_ZERO = frozenset({"DRAIN_TIMEOUT", "LOOP_LAG_LIMIT", "LOOP_LAG_WARNING", "WORKER_GRACE"})
 _WAL = re.compile(r"journal_mode\s*(=|\()\s*['\"]?wal\b", re.IGNORECASE)
 _SQLITE_OPTIONS = (
     '"OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 20, '

@@ -53,6 +53,13 @@ class RunnerSettings:
     METRICS_INTERVAL: float = 5.0
     """Seconds between two snapshots of an agent's metrics to its row, where they changed."""
 
+    LOOP_LAG_WARNING: float = 0.2
+    """Seconds that something may hold the event loop before the log names it; 0 for never."""
+
+    LOOP_LAG_LIMIT: float = 0.5
+    """Seconds. While things had to wait longer than that for a fifth of the last ten seconds, the worker is overloaded
+    and takes no new sessions; 0 for never."""
+
     ICE_SERVERS: tuple[dict[str, Any], ...] = ()
     """STUN and TURN servers of `edge.BrowserEdge`, as browsers take them: ``{"urls": ..., "username": ...,
     "credential": ...}``. None by default: nobody outside is asked, and a browser reaches the worker directly."""

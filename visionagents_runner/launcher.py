@@ -215,7 +215,7 @@ class AgentLauncher:
     @property
     def ready(self) -> bool:
         """Whether it is warmed up and takes sessions."""
-        return self.warmed_up and self._worker is not None and self._worker.not_taking() is None
+        return self.warmed_up and self._worker is not None and self._worker.not_starting() is None
 
     @property
     def recorder(self) -> Recorder | None:
@@ -386,7 +386,7 @@ class AgentLauncher:
         worker = self._worker
         if worker is None or self._stopping:
             raise NotReady("The agent launcher is not running: await launcher.start() first")
-        if (reason := worker.not_taking()) is not None:
+        if (reason := worker.not_starting()) is not None:
             raise reason
         limit = self.max_concurrent_sessions
         if limit is not None and len(self._sessions) + self._admitting >= limit:

@@ -368,19 +368,21 @@ async def register(worker: Worker) -> None:
     await write(partial(worker.save, force_insert=True))
 
 
-async def beat(worker: Worker, *, within: float, draining: bool = False) -> bool:
-    """Record a heartbeat and take back sessions that others thought unreachable.
+async def beat(
+    worker: Worker, *, within: float, draining: bool = False, loop_lag: dict[str, Any] | None = None
+) -> bool:
+    """Record a heartbeat, with the lag of the worker's loop, and take back sessions that others thought unreachable.
 
     Returns False if others had declared this worker dead; it is revived then, and its former sessions are lost.
 
     Raises:
         TimeoutError: the database did not answer ``within`` seconds.
     """
-    return await asyncio.wait_for(_pulse.run(partial(_beat, worker, draining)), within)
+    return await asyncio.wait_for(_pulse.run(partial(_beat, worker, draining, loop_lag or {})), within)
 
 
-def _beat(worker: Worker, draining: bool) -> bool:
-    alive = Worker.objects.beat(worker.pk)
+def _beat(worker: Worker, draining: bool, loop_lag: dict[str, Any]) -> bool:
+    alive = Worker.objects.beat(worker.pk, loop_lag=loop_lag)
     if not alive:
         worker.revive(draining=draining)
     AgentSession.objects.filter(worker_id=worker.pk).mark_reachable()

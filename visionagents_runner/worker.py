@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from . import __version__, store
 from .conf import get_settings
 from .exceptions import NotReady, RunnerConfigurationError
+from .looplag import LoopLag
 from .models import EndReason, SessionStatus, Worker
 from .observe import load_redact
 from .process import identify
@@ -42,6 +43,10 @@ class AgentWorker:
         self.closing_reason = EndReason.DRAINED
         self.warm_up_error = ""
         self.recorder = Recorder()
+        settings = get_settings()
+        self.lag = LoopLag(
+            warning=settings.LOOP_LAG_WARNING, limit=settings.LOOP_LAG_LIMIT, counts=lambda: self.warmed_up
+        )
 
         self._runner = runner
         self._row: Worker | None = None
@@ -104,9 +109,17 @@ class AgentWorker:
             return NotReady("The worker is draining", retry_after=max(1, round(get_settings().DRAIN_TIMEOUT)))
         return None
 
+    def not_starting(self) -> NotReady | None:
+        """Return why a session cannot be started here now, by whomever; None if it can."""
+        if (reason := self.not_taking()) is not None:
+            return reason
+        if self.lag.overloaded:
+            return NotReady("The worker is overloaded: its event loop does not keep up", retry_after=10)
+        return None
+
     def not_ready_reason(self) -> NotReady | None:
         """Return why a client should not start a session here now; None if it should."""
-        if (reason := self.not_taking()) is not None:
+        if (reason := self.not_starting()) is not None:
             return reason
         if not self.warmed_up:
             return NotReady("The worker is warming up" + self.warm_up_error, retry_after=5)
@@ -137,6 +150,7 @@ class AgentWorker:
             raise
         self._running = True
         self.recorder.start()
+        self.lag.start()
         self._hurry, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
         self._listen()
@@ -260,6 +274,7 @@ class AgentWorker:
         global _current
         self._running = False
         self.recorder.abandon()
+        self.lag.stop()
         for task in self._tasks | self._telling:
             task.cancel()
         for launcher in self.launchers.values():
@@ -382,7 +397,12 @@ class AgentWorker:
     async def _beat(self) -> None:
         assert self._row is not None
         try:
-            alive = await store.beat(self._row, within=get_settings().WORKER_TTL / 3, draining=self.draining)
+            alive = await store.beat(
+                self._row,
+                within=get_settings().WORKER_TTL / 3,
+                draining=self.draining,
+                loop_lag=dict(self.lag.summary()),
+            )
         except TimeoutError:
             logger.warning("A heartbeat did not reach the database in time")
             return

@@ -27,14 +27,14 @@ MOST_SESSIONS = 200
 
 @admin.register(Worker)
 class WorkerAdmin(ReadOnlyAdmin[Worker]):
-    list_display = ("state_mark", "host", "heartbeat", "live_sessions", "age")
+    list_display = ("state_mark", "host", "heartbeat", "live_sessions", "loop_lag_shown", "age")
     list_display_links = ("host",)
     list_filter = ("state",)
     search_fields = ("hostname",)
     search_help_text = gettext_lazy("Part of a host's name.")
     ordering = ("-started_at",)
     fieldsets = (
-        (None, {"fields": ("heartbeat", "live_sessions")}),
+        (None, {"fields": ("heartbeat", "live_sessions", "loop_lag_shown")}),
         (gettext_lazy("Process"), {"fields": ("host", "worker_id", "boot_id", "pid_namespace", "process_started")}),
         (gettext_lazy("Software"), {"fields": ("runner", "version")}),
         (gettext_lazy("When"), {"fields": ("started", "stopped")}),
@@ -42,6 +42,7 @@ class WorkerAdmin(ReadOnlyAdmin[Worker]):
     readonly_fields = (
         "heartbeat",
         "live_sessions",
+        "loop_lag_shown",
         "host",
         "worker_id",
         "started",
@@ -122,6 +123,19 @@ class WorkerAdmin(ReadOnlyAdmin[Worker]):
         if worker.capacity is None:
             return str(count)
         return _("%(count)d of %(capacity)d") % {"count": count, "capacity": worker.capacity}
+
+    @admin.display(description=gettext_lazy("loop lag"))
+    def loop_lag_shown(self, worker: Worker) -> SafeString:
+        """How long the event loop, which carries the audio, kept things waiting in the minute before the heartbeat."""
+        lag = worker.loop_lag
+        if not lag or worker.state == WorkerState.STOPPED:
+            return SafeString(display.NOTHING)
+        text = _("%(p99).0f ms") % {"p99": lag["p99_ms"]}
+        shown = display.with_note(text, _("longest %(max).0f ms") % {"max": lag["max_ms"]})
+        if not lag["overloaded"]:
+            return shown
+        title = _("It takes no new sessions until its event loop keeps up (LOOP_LAG_LIMIT)")
+        return format_html("{} {}", shown, display.badge(_("overloaded"), title))
 
     @admin.display(description=gettext_lazy("age"), ordering="started_at")
     def age(self, worker: Worker) -> SafeString:

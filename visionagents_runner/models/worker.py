@@ -35,9 +35,9 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
         """Running workers whose last heartbeat is older than ``seconds``."""
         return self.running().filter(heartbeat_at__lt=seconds_ago(seconds))
 
-    def beat(self, pk: uuid.UUID) -> bool:
+    def beat(self, pk: uuid.UUID, *, loop_lag: dict[str, Any]) -> bool:
         """Record a heartbeat by the database's clock; False if the worker's row is gone or was stopped by others."""
-        return bool(self.running().filter(pk=pk).update(heartbeat_at=Now()))
+        return bool(self.running().filter(pk=pk).update(heartbeat_at=Now(), loop_lag=loop_lag))
 
 
 class Worker(models.Model):
@@ -55,6 +55,12 @@ class Worker(models.Model):
     runner = models.CharField(max_length=255, blank=True, help_text=_("Dotted path of the runner."))
     version = models.CharField(max_length=64, blank=True)
     capacity = models.PositiveIntegerField(null=True, blank=True, help_text=_("Sum of its limits; empty: unlimited."))
+    loop_lag = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text=_("How long its event loop kept things waiting in the minute before the last heartbeat."),
+    )
+    """`looplag.LagSummary`; empty before the first heartbeat."""
     started_at = models.DateTimeField(db_default=Now())
     heartbeat_at = models.DateTimeField(db_default=Now())
     stopped_at = models.DateTimeField(null=True, blank=True)
