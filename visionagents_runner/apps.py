@@ -14,3 +14,4 @@ class VisionAgentsRunnerConfig(AppConfig):
     def ready(self) -> None:
         from . import checks  # noqa: F401
         from .signalling import checks as call_checks  # noqa: F401
+        from .webhooks import checks as webhook_checks  # noqa: F401

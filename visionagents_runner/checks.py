@@ -27,6 +27,7 @@ SQLITE_TIMEOUT = 5
 """The least number of seconds that one writer should wait for another."""
 
 _MAY_BE_ZERO = frozenset({"DRAIN_TIMEOUT", "LOOP_LAG_LIMIT", "LOOP_LAG_WARNING", "WORKER_GRACE"})
+_SECRET = frozenset({"ICE_SERVERS", "WEBHOOKS"})
 _WAL = re.compile(r"journal_mode\s*(=|\()\s*['\"]?wal\b", re.IGNORECASE)
 _SQLITE_OPTIONS = (
     '"OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 20, '
@@ -71,7 +72,8 @@ def _wrong_values(raw: Mapping[str, Any]) -> Iterator[CheckMessage]:
         if field.name not in raw:
             continue
         value, hint = raw[field.name], hints[field.name]
-        problem = "" if _accepts(hint, value) else f"must be {_words(hint)}, not {value!r}"
+        shown = f"a {type(value).__name__}" if field.name in _SECRET else repr(value)
+        problem = "" if _accepts(hint, value) else f"must be {_words(hint)}, not {shown}"
         if isinstance(value, timedelta):
             problem = problem or _out_of_range(field.name, value.total_seconds())
         elif not problem and _is_number(value):

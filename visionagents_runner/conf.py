@@ -86,6 +86,10 @@ class RunnerSettings:
     EVENT_QUEUE_SIZE: int = 20_000
     """How many events of this process may wait to be written; above it the least valuable are dropped, and counted."""
 
+    WEBHOOKS: tuple[dict[str, Any], ...] = ()
+    """Who is told that a session has ended, by a signed message: ``{"URL": "https://...", "SECRET": "whsec_...",
+    "NAME": ..., "ALLOW_PRIVATE": False}``. See `webhooks`."""
+
     RETENTION: timedelta | float | None = None
     """How long ended sessions are kept, as a timedelta or in seconds: what ``manage.py pruneagentsessions`` goes by,
     unless told otherwise. None: for ever. Nothing is deleted unless that command runs."""

@@ -21,6 +21,8 @@ from .process import identify
 from .recorder import Recorder
 from .session import LiveSession, tell_ended
 from .tasks import spawn
+from .webhooks.checks import refuse_unsound_endpoints
+from .webhooks.sender import WebhookSender
 
 if TYPE_CHECKING:
     from .launcher import AgentLauncher
@@ -43,6 +45,7 @@ class AgentWorker:
         self.closing_reason = EndReason.DRAINED
         self.warm_up_error = ""
         self.recorder = Recorder()
+        self.webhooks = WebhookSender()
         settings = get_settings()
         self.lag = LoopLag(
             warning=settings.LOOP_LAG_WARNING, limit=settings.LOOP_LAG_LIMIT, counts=lambda: self.warmed_up
@@ -131,7 +134,8 @@ class AgentWorker:
         """Register in the database and begin. Warming up goes on in the background, if at all.
 
         Raises:
-            RunnerConfigurationError: the database has no tables for it, or ``REDACT`` names nothing that can be called.
+            RunnerConfigurationError: the database has no tables for it, ``REDACT`` names nothing that can be called, or
+                ``WEBHOOKS`` has an entry that is wrong.
         """
         global _current
         if self._running:
@@ -142,6 +146,7 @@ class AgentWorker:
         try:
             for launcher in self.launchers.values():
                 launcher.attach(self)
+            refuse_unsound_endpoints()
             load_redact()  # what cannot be redacted is not shown: found out now rather than in a call
             self._row = self._new_row()
             await self._register(self._row)
@@ -150,6 +155,7 @@ class AgentWorker:
             raise
         self._running = True
         self.recorder.start()
+        self.webhooks.start()
         self.lag.start()
         self._hurry, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
@@ -249,6 +255,7 @@ class AgentWorker:
 
     def session_ended(self, session: LiveSession) -> None:
         """Called by a launcher when a session has ended."""
+        self.webhooks.wake()
         if self._idle is not None and not any(self.live_sessions):
             self._idle.set()
 
@@ -266,6 +273,8 @@ class AgentWorker:
             self._announce(left, EndReason.DRAINED)
         except (TimeoutError, *store.DATABASE_ERRORS) as error:
             logger.error("The worker could not say goodbye to the database: %r; others will reap it", error)
+        # What is not sent now is sent by other workers, or by the next one.
+        await self.webhooks.close(_LAST_SECONDS)
         if self._telling:
             await asyncio.wait(self._telling, timeout=_LAST_SECONDS)
 
@@ -274,6 +283,7 @@ class AgentWorker:
         global _current
         self._running = False
         self.recorder.abandon()
+        self.webhooks.cancel()
         self.lag.stop()
         for task in self._tasks | self._telling:
             task.cancel()
@@ -417,6 +427,7 @@ class AgentWorker:
 
     def _announce(self, ids: Iterable[uuid.UUID], reason: EndReason) -> None:
         for pk in ids:
+            self.webhooks.wake()
             self.track(spawn(tell_ended(str(pk), reason), name=f"told-{pk}"))
 
     async def _poll(self) -> None:

@@ -3,6 +3,7 @@
 State changes are methods and queryset methods here; nothing else writes ``status``.
 """
 
+from .delivery import DeliveryState, WebhookDelivery
 from .event import KINDS_WITHOUT_WORDS, EventLine, SessionEvent
 from .key import AgentKey, Scope
 from .session import AgentSession, EndReason, SessionStatus
@@ -13,12 +14,14 @@ __all__ = [
     "KINDS_WITHOUT_WORDS",
     "AgentKey",
     "AgentSession",
+    "DeliveryState",
     "EndReason",
     "EventLine",
     "Scope",
     "SessionEvent",
     "SessionStatus",
     "Slot",
+    "WebhookDelivery",
     "Worker",
     "WorkerState",
 ]

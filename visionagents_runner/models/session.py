@@ -286,10 +286,14 @@ def _change(
 ) -> list[uuid.UUID]:
     """Apply ``values`` to the rows of ``queryset`` and write one line of history for each, or do nothing at all.
 
+    With the line that ends a session come the rows of its webhooks: whoever ends it, and whatever dies next, they are
+    sent.
+
     Each row is updated under the conditions of ``queryset`` again, so that of two processes that race for one change
     exactly one makes it and writes its line. ``keys``, where the caller knows them, saves the query that finds them.
     Returns the keys of the rows that changed.
     """
+    from .delivery import WebhookDelivery
     from .event import SessionEvent
 
     changed: list[uuid.UUID] = []
@@ -301,5 +305,7 @@ def _change(
                 continue
             seq = AgentSession.objects.values_list("event_seq", flat=True).get(pk=key)
             SessionEvent.objects.create(session_id=key, seq=seq, kind=kind, data=data or {})
+            if kind == "ended":
+                WebhookDelivery.objects.enqueue(key)
         changed.append(key)
     return changed

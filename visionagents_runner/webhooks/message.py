@@ -1,0 +1,74 @@
+"""What a webhook says, and its signature: Standard Webhooks (https://www.standardwebhooks.com)."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+from django.db.models import Count
+from standardwebhooks.webhooks import Webhook
+
+from .. import __version__
+from ..models import AgentSession, SessionEvent, WebhookDelivery
+from .endpoints import Endpoint
+
+TYPE = "session.ended"
+
+_COUNTED = {"message": "messages", "turn": "turns", "tool_started": "tool_calls", "error": "errors"}
+
+
+def build_body(delivery: WebhookDelivery) -> bytes:
+    """Return the body for an ended session: what ``GET /sessions/{id}`` says of it, and how much happened in it.
+
+    It is alike at every attempt, holds no word of what was said and no traceback.
+
+    Raises:
+        AgentSession.DoesNotExist: the session was deleted, and the delivery with it.
+    """
+    session = AgentSession.objects.defer("error", "metrics").get(pk=delivery.session_id)
+    kinds = dict(
+        SessionEvent.objects.filter(session=session, kind__in=_COUNTED)
+        .order_by()
+        .values_list("kind")
+        .annotate(count=Count("pk"))
+    )
+    body = {
+        "type": TYPE,
+        "timestamp": _iso(session.ended_at),
+        "data": {
+            "session_id": str(session.pk),
+            "call_id": session.call_id,
+            "call_type": session.call_type,
+            "agent": session.agent,
+            "status": session.status,
+            "end_reason": session.end_reason or None,
+            "created_at": _iso(session.created_at),
+            "started_at": _iso(session.started_at),
+            "joined_at": _iso(session.joined_at),
+            "ended_at": _iso(session.ended_at),
+            "metadata": session.metadata,
+            "counts": {
+                "events": session.event_seq,
+                **{name: kinds.get(kind, 0) for kind, name in _COUNTED.items()},
+            },
+        },
+    }
+    return json.dumps(body).encode()
+
+
+def sign(endpoint: Endpoint, delivery: WebhookDelivery, body: bytes, at: datetime | None = None) -> dict[str, str]:
+    """Return the headers of one attempt. The id stays the same at every attempt, the time is that of this one."""
+    at = at or datetime.now(UTC)
+    message_id = delivery.message_id
+    signatures = [Webhook(secret).sign(message_id, at, body.decode()) for secret in endpoint.secrets]
+    return {
+        "content-type": "application/json",
+        "user-agent": f"visionagents-runner/{__version__}",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": " ".join(signatures),
+    }
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
