@@ -9,7 +9,7 @@ import weakref
 import pytest
 
 from tests.conftest import until
-from tests.edge.browser import Browser, next_event
+from tests.edge.browser import Browser, Ears, next_event, tone
 from tests.edge.soak import State, come_and_go
 from visionagents_runner.edge import Media, NoMedia, background, join_room, offers, webrtc
 
@@ -27,6 +27,20 @@ async def test_fifty_people_who_come_and_vanish_leave_nothing(on_call, monkeypat
         await come_and_go(agent, way)
     await background.idle()
     await until(lambda: State.now().no_more_than(before), 20)
+
+
+async def test_an_agent_without_ears_does_not_collect_what_it_cannot_hear(on_call):
+    agent = await on_call()
+    ears = Ears(agent)
+    for number in range(4):
+        person = join_room("default", "c", f"p{number}")
+        link = person.open_pcm()
+        for _ in range(150):
+            link.receive(tone(440, 0.02).tobytes())
+        await until(lambda number=number: len(ears.frames) == 150 * (number + 1))
+        await asyncio.sleep(0.1)
+        person.leave()
+    assert agent._audio_input_stream.size() < 400
 
 
 async def test_a_connection_that_has_ended_is_not_kept():

@@ -15,6 +15,7 @@ from vision_agents.core.edge.events import (
     TrackRemovedEvent,
 )
 from vision_agents.core.edge.types import Connection, Participant, TrackType
+from vision_agents.core.llm.llm import AudioLLM
 
 from .audio import Samples
 from .call import BrowserCall
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 PLUGIN_NAME = "browser"
 
+UNREAD_FRAMES = 50
+"""Frames after which what an agent without ears did not read is thrown away, 1 s."""
+
 QUIET_FRAMES = 10
 """Frames without its voice, 200 ms, after which an agent is not speaking any more."""
 
@@ -52,6 +56,7 @@ class BrowserConnection(Connection):
         self._closed = False
         self._voice: Source | None = None
         self._quiet = QUIET_FRAMES
+        self._unread = 0
         self.wants_video: bool = agent._needs_video()
         self.publishes_video: bool = agent.publish_video
         self.video: VideoRelay | None = None
@@ -158,6 +163,7 @@ class BrowserConnection(Connection):
     def audio_received(self, participant: Participant, pcm: PcmData, *, audible: bool) -> None:
         if audible:
             self.state.voiced(participant.id, time.monotonic())
+        self._drop_unread()
         self._events.send(AudioReceivedEvent(plugin_name=PLUGIN_NAME, participant=participant, pcm_data=pcm))
 
     def track_added(self, participant: Participant, track_id: str, track_type: TrackType) -> None:
@@ -196,6 +202,17 @@ class BrowserConnection(Connection):
             if self._quiet == QUIET_FRAMES:
                 self._speaking(False)
         return frame
+
+    def _drop_unread(self) -> None:
+        """Empty the audio stream of an agent that neither recognises speech nor has a model that listens.
+
+        vision-agents 0.6.9 fills it without bound, and then nobody reads it: 350 MB an hour for each person.
+        """
+        if self.agent.stt is None and not isinstance(self.agent.llm, AudioLLM):
+            self._unread += 1
+            if self._unread >= UNREAD_FRAMES:
+                self._unread = 0
+                self.agent._audio_input_stream.clear()
 
     def _fall_silent(self) -> None:
         if self._quiet < QUIET_FRAMES:
