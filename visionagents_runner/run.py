@@ -85,6 +85,11 @@ def _close_if_chat_failed(session: LiveSession, chatting: asyncio.Future[None]) 
         session.request_close(by="the chat failed")
 
 
+def _log_failed_warm_up(name: str, warming: asyncio.Future[None]) -> None:
+    if not warming.cancelled() and (error := warming.exception()) is not None:
+        logger.warning("Warming up the agent %r failed: %s: %s", name, type(error).__name__, error)
+
+
 class _Conversation:
     """The life of the one session, and what signals do to it."""
 
@@ -94,23 +99,26 @@ class _Conversation:
         self._launcher = launcher
         self._signals = 0
         self._session: LiveSession | None = None
-        self._warming: asyncio.Task[None] | None = None
+        self._warming: list[asyncio.Task[None]] = []
         self._starting: asyncio.Task[LiveSession] | None = None
 
     async def run(self, call_type: str, call_id: str, *, no_demo: bool, video_track_override: str | None) -> int:
-        worker = AgentWorker({self._launcher.name: self._launcher}, runner=self._runner.path)
+        # Whoever is on the page may start the other agents of the project too.
+        launchers = {self._launcher.name: self._launcher} if self._page is None else self._runner.launchers
+        worker = AgentWorker(launchers, runner=self._runner.path)
         await worker.start(warm_up=False)
         restore = self._take_signals()
         try:
             if self._page is not None:
                 self._page.prepare()
-            self._warming = asyncio.ensure_future(self._launcher.warmup())
             # What goes wrong here goes wrong again in the session, whose row keeps it.
-            await asyncio.gather(self._warming, return_exceptions=True)
+            await asyncio.wait({self._warm_up(self._launcher)})
             if self._signals:
                 return 0
             return await self._converse(call_type, call_id, no_demo, video_track_override)
         finally:
+            for warming in self._warming:
+                warming.cancel()
             await worker.stop()
             if self._page is not None:
                 await self._page.stop()
@@ -172,6 +180,15 @@ class _Conversation:
         if isinstance(session.agent.edge, BrowserEdge) and (address := await page.serve(session)) is not None:
             print_line("open", address)
             page.open_browser(address)
+            for launcher in self._runner.launchers.values():
+                if launcher is not self._launcher:
+                    self._warm_up(launcher)
+
+    def _warm_up(self, launcher: AgentLauncher) -> asyncio.Task[None]:
+        warming = asyncio.ensure_future(launcher.warmup())
+        warming.add_done_callback(partial(_log_failed_warm_up, launcher.name))
+        self._warming.append(warming)
+        return warming
 
     # Signals
 
@@ -196,8 +213,8 @@ class _Conversation:
         self._close()
 
     def _close(self) -> None:
-        if self._warming is not None:
-            self._warming.cancel()
+        for warming in self._warming:
+            warming.cancel()
         sessions = [self._session] if self._session is not None else list(self._launcher.sessions.values())
         for session in sessions:
             session.request_close(by="signal", reason=EndReason.REQUESTED, force=self._signals > 1)

@@ -26,5 +26,7 @@ def build_for_ever() -> Any:
     time.sleep(3600)
 
 
-runner = Runner(AgentLauncher(create_agent, join_call))
+runner = Runner(
+    launchers={"default": AgentLauncher(create_agent, join_call), "other": AgentLauncher(create_agent, join_call)}
+)
 held = Runner(AgentLauncher(build_for_ever, join_call, build_in_thread=True))
