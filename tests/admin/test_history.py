@@ -33,8 +33,8 @@ EVENTS: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "tool_started",
-        {"tool_call_id": "c", "name": "look_up", "arguments": {"thing": "key", "many": [1, 2]}},
-        "look_up(thing=key, many=[1, 2])",
+        {"tool_call_id": "c", "name": "look_up", "arguments": {"many": [1, 2], "thing": "key"}},
+        "look_up(many=[1, 2], thing=key)",
     ),
     (
         "tool_ended",

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import until
 from tests.observe.parts import Ears, on_call
 from visionagents_runner.conf import SETTING
 from visionagents_runner.exceptions import RunnerConfigurationError
@@ -52,11 +53,14 @@ async def test_what_cannot_be_redacted_is_told_to_nobody_and_counted(
     settings: Any, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     settings.VISIONAGENTS_RUNNER = {"REDACT": f"{__name__}.{name}"}
+    withheld = {"kinds": {"message": 1}, "reason": "REDACT failed"}
     async with on_call() as (agent, diary):
-        await agent.edge.ask("a secret")
+        await agent.edge.person().say("a secret")
+        await until(lambda: diary.of("dropped").count(withheld) == 2)  # the question and the answer
     assert not diary.of("message")
-    assert {"kinds": {"message": 1}, "reason": "REDACT failed"} in diary.of("dropped")
     assert "a secret" not in str(list(diary))
+    assert caplog.text.count("Events of kind 'message'") == 1
+    assert "a secret" not in caplog.text
 
 
 async def test_an_edge_can_ask_what_it_may_show() -> None:

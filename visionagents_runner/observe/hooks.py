@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,8 @@ def hook(target: object, name: str, make: Callable[[Callable[..., Any]], Callabl
     If somebody else has wrapped the wrapper meanwhile, it stays in place: it must work as ``original`` does, for good.
     """
     own = vars(target).get(name)
-    wrapper = make(getattr(target, name))
+    original = getattr(target, name)
+    wrapper = functools.wraps(original)(make(original))
     setattr(target, name, wrapper)
 
     def undo() -> None:

@@ -67,6 +67,7 @@ class Observer:
 
         self._listeners: list[Listener] = []
         self._watchers: dict[str, list[Callable[[], None]]] = {}
+        self._withheld: set[str] = set()
         self._words: WordsWatch | None = None
         self._turns: TurnTracker | None = None
         self._undo: list[Undo] = []
@@ -121,7 +122,7 @@ class Observer:
         try:
             result = apply_redact(self.session_id, kind, safe)
         except RedactionFailed as error:
-            logger.error("An event of session %r is withheld: %s", self.session_id, error, exc_info=error.__cause__)
+            self._complain(kind, error)
             return None
         return result if result is None or result is safe else json_safe(result)
 
@@ -138,8 +139,7 @@ class Observer:
         try:
             result = apply_redact(self.session_id, kind, safe)
         except RedactionFailed as error:
-            # The exception may quote the words that must not be seen: its kind is enough for the history.
-            logger.error("An event of session %r is withheld: %s", self.session_id, kind, exc_info=error.__cause__)
+            self._complain(kind, error)
             self._pass_on(Observed("dropped", {"kinds": {kind: 1}, "reason": "REDACT failed"}, at))
             return
         if result is not None:
@@ -158,6 +158,12 @@ class Observer:
         self._undo.clear()
         self.closed = True
         self._listeners.clear()
+
+    def _complain(self, kind: str, error: RedactionFailed) -> None:
+        """Say so once for each kind: there may be many a second."""
+        if kind not in self._withheld:
+            self._withheld.add(kind)
+            logger.error("Events of kind %r of session %s are withheld: %s", kind, self.session_id or "none", error)
 
     def _pass_on(self, observed: Observed) -> None:
         for listener in tuple(self._listeners):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ loop for every event, partial words too: it must be fast."""
 
 
 class RedactionFailed(Exception):
-    """What it was asked about must not be shown."""
+    """What it was asked about must not be shown. The message quotes nothing of it."""
 
 
 def load_redact() -> Redact | None:
@@ -49,13 +50,16 @@ def apply_redact(session_id: str, kind: str, data: dict[str, Any]) -> dict[str, 
     """
     try:
         redact = load_redact()
-        if redact is None:
-            return data
+    except RunnerConfigurationError as error:
+        raise RedactionFailed(str(error)) from None
+    if redact is None:
+        return data
+    try:
         result = redact(session_id, kind, data)
     except Exception as error:
-        raise RedactionFailed(f"REDACT failed on an event of kind {kind!r}: {error!r}") from error
+        # Neither the exception nor its traceback goes further: they may quote the words.
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise RedactionFailed(f"REDACT raised {type(error).__name__} in {where.name}, line {where.lineno}") from None
     if result is None or isinstance(result, dict):
         return result
-    raise RedactionFailed(
-        f"REDACT returned a {type(result).__name__} for an event of kind {kind!r}, not a dict or None"
-    )
+    raise RedactionFailed(f"REDACT returned a {type(result).__name__}, not a dict or None")

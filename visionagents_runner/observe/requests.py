@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -28,16 +29,20 @@ def watch_requests(agent: Agent, tell: Tell, turns: TurnTracker, words: WordsWat
 
 
 def _asked(agent: Agent, turns: TurnTracker, words: WordsWatch) -> Callable[..., Any]:
-    def note(participant: Any, interrupt: bool) -> None:
+    def note(arguments: dict[str, Any]) -> None:
+        interrupt = bool(arguments.get("interrupt", True))
         if interrupt:
             words.interrupted()
+        participant: Any = arguments.get("participant")
         own = participant is None or str(getattr(participant, "user_id", "")) == str(agent.agent_user.id)
         turns.asked(None if own else str(participant.id), time.monotonic(), interrupt=interrupt)
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
-        async def simple_response(text: str, participant: Any = None, interrupt: bool = True) -> None:
-            quietly("a request", note, participant, interrupt)
-            await original(text, participant=participant, interrupt=interrupt)
+        signature = inspect.signature(original)
+
+        async def simple_response(*args: Any, **kwargs: Any) -> Any:
+            quietly("a request", lambda: note(signature.bind(*args, **kwargs).arguments))
+            return await original(*args, **kwargs)
 
         return simple_response
 
@@ -45,12 +50,16 @@ def _asked(agent: Agent, turns: TurnTracker, words: WordsWatch) -> Callable[...,
 
 
 def _sent(tell: Tell) -> Callable[..., Any]:
+    def note(data: Any) -> None:
+        # Broadcast metrics come every few seconds, and are kept on the session's row already.
+        if not (isinstance(data, dict) and data.get("type") == _METRICS_EVENT):
+            tell("custom", {"data": data, "from": "agent"})
+
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
-        async def send_custom_event(data: dict[str, Any]) -> None:
-            await original(data)
-            # Broadcast metrics come every few seconds, and are kept on the session's row already.
-            if not (isinstance(data, dict) and data.get("type") == _METRICS_EVENT):
-                quietly("a custom event", tell, "custom", {"data": data, "from": "agent"})
+        async def send_custom_event(*args: Any, **kwargs: Any) -> Any:
+            result = await original(*args, **kwargs)
+            quietly("a custom event", note, args[0] if args else kwargs.get("data"))
+            return result
 
         return send_custom_event
 
