@@ -21,6 +21,8 @@ _SETTLING_PICTURES = 8
 """How many pictures the background takes to be known; until then nothing counts as moving."""
 _BACKGROUND_MEMORY = 340
 """A tenth of it, in pictures (about three seconds), after which what came to rest belongs to the background."""
+_DIFFERENT = 25
+"""Of 255: how much a spot changes from one picture to the next, beyond noise, if something moves there."""
 _SMALLEST_MOVER = 0.002
 """Share of the picture below which a moving spot is noise."""
 _ALL_CHANGED = 0.7
@@ -76,13 +78,14 @@ class Watcher:
         self._detector = face_detector()
         self._faces: list[tuple[int, int, int, int]] = []
         self._size = (0, 0)
+        self._before: Any = None
         self._looked_at = 0
 
     def look(self, picture: Picture) -> Seen:
         """Find what moves and who is there, and draw the outlines and a legend into ``picture``."""
         height, width = picture.shape[:2]
         if (width, height) != self._size:  # the camera was turned, or another one chosen
-            self._size, self._looked_at = (width, height), 0
+            self._size, self._looked_at, self._before = (width, height), 0, None
         scale = min(1.0, _STUDIED_WIDTH / width)
         small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else picture
         grey = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
@@ -107,9 +110,13 @@ class Watcher:
         """Return the outlines of what moves, the largest first, and how much of the picture they cover."""
         settling = self._looked_at < _SETTLING_PICTURES
         rate = 1.0 if self._looked_at == 0 else 0.3 if settling else 1 / _BACKGROUND_MEMORY
-        mask = self._background.apply(cv2.GaussianBlur(grey, (5, 5), 0), learningRate=rate)
-        if settling:
+        blurred = cv2.GaussianBlur(grey, (5, 5), 0)
+        mask = self._background.apply(blurred, learningRate=rate)
+        before, self._before = self._before, blurred
+        if settling or before is None:
             return [], 0.0
+        # What comes and goes again and again (a hand that waves) is soon background: the last picture tells of it.
+        mask = cv2.bitwise_or(mask, cv2.inRange(cv2.absdiff(blurred, before), _DIFFERENT, 255))  # type: ignore[call-overload]
         mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, self._kernel)
         mask = cv2.dilate(mask, self._kernel, iterations=2)  # one thing, not its pieces
         outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
@@ -123,7 +130,9 @@ class Watcher:
         return [outline for _, outline in movers], share
 
     def _draw(self, picture: Picture, outlines: list[Any], scale: float, seen: Seen) -> None:
-        cv2.drawContours(picture, [(each * scale).astype(np.int32) for each in outlines], -1, _ACCENT, 2, cv2.LINE_AA)
+        drawn = [(each * scale).astype(np.int32) for each in outlines]
+        for colour, thickness in ((_PAPER, 5), (_ACCENT, 2)):  # to be seen on anything
+            cv2.drawContours(picture, drawn, -1, colour, thickness, cv2.LINE_AA)
         for x, y, width, height in self._faces if seen.faces else ():
             corner, opposite = (int(x * scale), int(y * scale)), (int((x + width) * scale), int((y + height) * scale))
             cv2.rectangle(picture, corner, opposite, _FACE, 2, cv2.LINE_AA)
@@ -143,7 +152,7 @@ def notice(text: str, *, width: int = MAX_WIDTH, height: int = 360) -> Picture:
 
 def _legend(picture: Picture, entries: list[tuple[str, tuple[int, int, int]]]) -> None:
     """Say in the lower left corner what the outlines mean, each beside its colour."""
-    size = max(0.4, picture.shape[1] / 1280)
+    size = max(0.4, picture.shape[1] / 700)  # to be read on a small tile
     line = int(40 * size)
     widest = max(cv2.getTextSize(text, _FONT, size, 1)[0][0] for text, _ in entries)
     top = picture.shape[0] - line * len(entries) - line // 3
