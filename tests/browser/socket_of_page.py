@@ -42,14 +42,14 @@ class Between:
         await page.route_web_socket(_ANY, self._serve)
         return self
 
-    def tell(self, kind: str, **message: Any) -> None:
+    def tell(self, message: dict[str, Any]) -> None:
         """Send the page a message as if it came from the server."""
         assert self._page is not None
         self._added += 1
-        self._page.send(json.dumps({"type": kind, **message}))
+        self._page.send(json.dumps(message))
 
-    def happened(self, kind: str, agent_id: str = "", **data: Any) -> None:
-        self.tell("happening", kind=kind, data=data, agent_id=agent_id)
+    def happened(self, kind: str, agent_id: str, data: dict[str, Any]) -> None:
+        self.tell({"type": "happening", "kind": kind, "data": data, "agent_id": agent_id})
 
     async def break_off(self) -> None:
         """End the page's connection as a network does, or a server that falls over."""

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Browser, expect
 
 from .conftest import OpenCall
 from .pages import SECONDS
@@ -164,14 +164,13 @@ async def test_on_a_phone_the_text_box_and_the_agents_state_are_at_hand(
     await expect(page.page.locator("#now")).to_have_text("Text agent: listening", timeout=SECONDS)
     await expect(page.button("Leave")).to_be_in_viewport()
     await page.page.get_by_role("tab", name="Session").click()
-    await expect(page.page.get_by_label("Microphone", exact=True)).to_be_in_viewport()
+    await expect(page.page.get_by_role("combobox", name="Microphone")).to_be_in_viewport()
     await expect(page.page.get_by_role("textbox", name="Type to the agent")).to_be_hidden()
 
 
-async def test_without_javascript_the_page_says_that_it_needs_it(open_call: OpenCall, server: Server) -> None:
-    page = await open_call("no-script")
-    context = await page.page.context.browser.new_context(java_script_enabled=False)  # type: ignore[union-attr]
-    bare = await context.new_page()
-    await bare.goto(page.url)
-    await expect(bare.get_by_text("This page needs JavaScript")).to_be_visible()
+async def test_without_javascript_the_page_says_that_it_needs_it(server: Server, browser: Browser) -> None:
+    context = await browser.new_context(java_script_enabled=False)
+    page = await context.new_page()
+    await page.goto(f"{server.url}/call/default/no-script/")
+    await expect(page.get_by_text("This page needs JavaScript")).to_be_visible()
     await context.close()

@@ -66,7 +66,7 @@ async def test_who_is_not_signed_in_is_shown_where_to(server: Server, home: Page
     await home.goto(server.url_from_elsewhere)
     await home.get_by_role("link", name="Talk to text").click()
     text = home.get_by_role("listitem").filter(has=home.get_by_role("heading", name="text"))
-    await expect(text.get_by_role("alert")).to_contain_text("Sign in to start agent sessions")
+    await expect(text.get_by_role("alert")).to_contain_text("Sign in")
     await expect(text.get_by_role("link", name="Sign in")).to_have_attribute("href", "/admin/login/?next=/")
 
 

@@ -26,7 +26,10 @@ export class Call {
     byId("leave").addEventListener("click", () => this.leave());
     this.connection.addEventListener("joined", ({ detail }) => this.#joined(detail));
     this.connection.addEventListener("broken", ({ detail }) => this.#broke(detail));
-    this.connection.addEventListener("failed", ({ detail }) => this.#fail(detail.code, detail.detail));
+    this.connection.addEventListener("failed", ({ detail }) => {
+      // Who was in had a good invitation: it is the session that is over.
+      this.#fail(detail.code === "void_token" ? "session_ended" : detail.code, detail.detail);
+    });
     this.inputs.addEventListener("change", () => this.#render());
     this.media.addEventListener("transport", ({ detail }) => this.#transport(detail));
     this.roster.addEventListener("change", () => this.#renderHint());
@@ -147,6 +150,7 @@ export class Call {
   #fail(code, detail) {
     this.#end("failed");
     this.composer.giveUp("this page is not in the call.");
+    this.notices.clearAll(); // without a call there is no need for a microphone
     // "sign_in" and the like offer no other try: the answer would be the same.
     this.notices.show(code, detail, { without: isFinal(code) && code === "too_fast" ? ["join"] : [] });
   }
@@ -195,7 +199,10 @@ export class Call {
       if (this.inputs.camera) this.inputs.closeCamera();
       this.transcript.system(`Sound goes over the WebSocket: ${why}`);
     }
-    if (state === "connected") this.happenings.log("connection", [transport, why].filter(Boolean).join(", "), { transport, why });
+    if (state === "connected") {
+      this.panel.measure();
+      this.happenings.log("connection", [transport, why].filter(Boolean).join(", "), { transport, why });
+    }
     if (state === "none" && why && this.isIn) this.notices.show("no_media", why);
     this.#render();
   }

@@ -4,7 +4,7 @@ import { byId } from "./dom.js";
 import { recall, remember } from "./settings.js";
 import { Tabs } from "./tabs.js";
 
-const ROOM = matchMedia("(min-width: 1100px) and (min-height: 700px)");
+const ROOM = matchMedia("(min-width: 1100px) and (min-height: 800px)");
 
 /** Event: "shown" with the name of the tab that can be seen now, or "" when the drawer is closed. */
 export class Drawer extends EventTarget {

@@ -42,6 +42,11 @@ export class Events {
     this.#showEmpty();
   }
 
+  /** To be called when the list can be seen: while it could not, it did not scroll. */
+  show() {
+    this.list.scrollTop = this.list.scrollHeight;
+  }
+
   #knowKind(kind) {
     if (this.#kinds.has(kind)) return;
     this.#kinds.add(kind);

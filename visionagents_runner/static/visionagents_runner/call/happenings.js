@@ -31,7 +31,7 @@ export class Happenings {
     else if (kind === "tool_started") this.transcript.toolStarted(data);
     else if (kind === "tool_ended") this.transcript.toolEnded(data);
     else if (kind === "turn") this.#turn(data, agentId);
-    else if (kind === "error") this.transcript.system(`Error of ${data.component}: ${data.message}`, { level: "bad" });
+    else if (kind === "error") this.transcript.system(errorWords(data), { level: "bad" });
     if (NOT_LISTED.has(kind)) return;
     this.log(kind, describe(kind, data, (who) => this.#nameOf(who, agentId)), data, agentId);
   }
@@ -86,4 +86,11 @@ export class Happenings {
     if (id || code === "no_media" || code === "bad_offer") return;
     this.notices.show(code, detail, { without: ["join"] });
   }
+}
+
+const PARTS = { llm: "model", stt: "recognition", tts: "voice" };
+
+function errorWords({ component, message }) {
+  const part = PARTS[component] ?? component ?? "agent";
+  return `Error in the ${part}${message ? `: ${message}` : ""}`; // guests are not told the message
 }

@@ -41,10 +41,11 @@ const panel = new Panel(roster);
 const starter = new Starter();
 const transcript = new Transcript(roster);
 const composer = new Composer(transcript, () => call.join({ sound: false }));
+const events = new Events();
 const happenings = new Happenings({
   roster,
   transcript,
-  events: new Events(),
+  events,
   turns: new Turns(),
   waves,
   drawer,
@@ -85,7 +86,10 @@ sound.addEventListener("remote", ({ detail }) => {
 sound.addEventListener("blocked", () => notices.show("speaker_blocked"));
 media.addEventListener("video", ({ detail }) => tiles.setVideo(detail));
 media.addEventListener("custom", ({ detail }) => happenings.custom(detail));
-drawer.addEventListener("shown", ({ detail }) => waves.show(detail === "audio"));
+drawer.addEventListener("shown", ({ detail }) => {
+  waves.show(detail === "audio");
+  if (detail === "events") events.show();
+});
 
 listenForKeys({
   m: () => call.mute(),

@@ -82,10 +82,10 @@ export class Media extends EventTarget {
     return this.#rtc?.takesVideo ?? false;
   }
 
-  /** `{rtt_ms, lost, received, jitter_ms, gaps, ...}` as far as the transport knows. */
+  /** `{rtt_ms, lost, received, jitter_ms, gaps, answered_ms, ...}` as far as the transport knows. */
   async measure() {
     if (this.#rtc) return summarise(await this.#rtc.stats());
-    if (this.#pcm) return { ...this.#pcm.report };
+    if (this.#pcm) return this.#pcm.measure();
     return {};
   }
 

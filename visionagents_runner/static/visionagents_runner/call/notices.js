@@ -29,7 +29,7 @@ export class Notices {
     const notice = el(
       "div",
       { class: `notice ${what.level}`, data: { code } },
-      el("p", {}, el("strong", {}, what.title), " ", what.text),
+      el("p", {}, el("strong", {}, `${what.title}.`), " ", what.text),
       el("div", { class: "notice-actions" }, without.includes(what.action) ? null : this.#action(what, label), this.#close(what)),
     );
     region.append(notice);

@@ -33,7 +33,9 @@ export class Panel {
     for (const id of ["loss", "jitter"]) setText(byId(id), "\u2013");
     this.status.dataset.transport = transport ?? "none";
     this.status.dataset.media = state;
-    const name = NAMES[transport] ?? NAMES.text;
+    const name = NAMES[transport] ?? "Not connected";
+    setText(byId("loss-name"), transport === "websocket" ? "Gaps" : "Loss");
+    setText(byId("jitter-name"), transport === "websocket" ? "Dropped" : "Jitter");
     setText(byId("transport"), state === "connecting" ? `${name}, connecting` : name);
   }
 
@@ -60,8 +62,8 @@ export class Panel {
   async measure() {
     const found = await this.#media.measure().catch(() => ({}));
     for (const [name, value] of Object.entries(found)) this.status.dataset[name.replace(/_(.)/g, (_, c) => c.toUpperCase())] = String(value);
-    if (found.rtt_ms !== undefined) this.#showRoundTrip(found.rtt_ms);
-    else if (this.#rtt !== null) this.#showRoundTrip(this.#rtt);
+    const rtt = found.rtt_ms ?? this.#rtt ?? found.answered_ms;
+    if (rtt !== undefined) this.#showRoundTrip(rtt);
     if (found.received !== undefined) {
       const lost = found.lost - this.#before.lost;
       const all = lost + found.received - this.#before.received;
@@ -69,8 +71,8 @@ export class Panel {
       setText(byId("loss"), all > 0 ? `${Math.max(0, (lost / all) * 100).toFixed(1)} %` : "0.0 %");
       setText(byId("jitter"), `${Math.round(found.jitter_ms)} ms`);
     } else if (found.gaps !== undefined) {
-      setText(byId("loss"), `${found.gaps} gaps`);
-      setText(byId("jitter"), `${Math.round(found.droppedSeconds * 1000)} ms dropped`);
+      setText(byId("loss"), String(found.gaps));
+      setText(byId("jitter"), `${Math.round(found.droppedSeconds * 1000)} ms`);
     }
   }
 
@@ -98,7 +100,8 @@ export class Panel {
     this.#session = session;
     setText(byId("session-id"), session.session_id);
     setText(byId("session-agent"), session.agent_name ? `${session.agent_name} (${session.agent})` : session.agent);
-    const models = Object.entries(session.models ?? {}).filter(([, name]) => name);
+    // A silent voice is none.
+    const models = Object.entries(session.models ?? {}).filter(([, name]) => name && !/^silent\b/.test(name));
     byId("session-models").replaceChildren(...models.flatMap(([kind, name]) => [el("dt", {}, MODELS[kind] ?? kind), el("dd", {}, name)]));
     setText(byId("session-started"), session.started_at ? new Date(session.started_at).toLocaleTimeString() : "not yet");
     const metadata = session.metadata && Object.keys(session.metadata).length > 0;

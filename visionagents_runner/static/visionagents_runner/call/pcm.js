@@ -11,6 +11,7 @@ export class Pcm {
   /** Whether the server has opened its side. */
   connected = false;
   report = { gaps: 0, droppedSeconds: 0 };
+  #answeredMs;
 
   constructor(link, sound) {
     this.#link = link;
@@ -22,9 +23,16 @@ export class Pcm {
     this.#playback = await this.#sound.playFrames((report) => (this.report = report));
     const { signal } = this.#stop;
     this.#link.addEventListener("audio", ({ detail }) => this.#playback?.take(detail), { signal });
+    const asked = performance.now();
     await this.#accepted();
+    this.#answeredMs = performance.now() - asked;
     this.connected = true;
     await this.setMicrophone(microphone);
+  }
+
+  /** What the playback counted, and how long the server took to answer: a first idea of the round trip. */
+  measure() {
+    return { ...this.report, answered_ms: this.#answeredMs };
   }
 
   async setMicrophone(track) {

@@ -101,6 +101,10 @@ const PROBLEMS = {
     title: "This invitation is not valid any more",
     text: "It has expired, or the session that it was for has ended. Ask for a new link.",
   },
+  session_ended: {
+    title: "The session has ended",
+    text: "Your invitation ended with it: ask for a new link to join again.",
+  },
   call_ended: {
     title: "The call has ended",
     text: "It ended for everybody. Join again to begin it anew.",
@@ -166,7 +170,7 @@ export function problem(code, detail = "") {
   return { level: "error", ...found, code, text: detailed(code, found.text, detail) };
 }
 
-const TELLS_MORE = new Set(["say_failed", "server_error", "bad_message", "too_large"]);
+const TELLS_MORE = new Set(["session_ended", "say_failed", "server_error", "bad_message", "too_large"]);
 
 function detailed(code, text, detail) {
   if (!detail || !TELLS_MORE.has(code)) return text;

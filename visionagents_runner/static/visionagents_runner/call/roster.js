@@ -98,7 +98,8 @@ export class Roster extends EventTarget {
   /** The agent's state to show: joining, waiting, listening, thinking or speaking. */
   stateOf(agent) {
     if (!agent.here) return "joining";
-    const alone = this.agents.length === 1 && !this.others.some((person) => person.speaking);
+    // All comes in one mix: what sounds is surely the agent's only where nobody else is.
+    const alone = this.agents.length === 1 && this.others.length === 0;
     if (agent.speaking || (this.#heard && alone)) return "speaking";
     return agent.state;
   }

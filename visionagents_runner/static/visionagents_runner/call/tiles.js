@@ -84,12 +84,12 @@ export class Tiles {
   #renderAgent(agent) {
     const tile = this.#tile(agent, this.agents, () => [
       el("video", { class: "picture", hidden: true, autoplay: true, playsInline: true, muted: true, "aria-label": `Video of ${agent.name}` }),
-      el("p", { class: "note", hidden: true }),
+      el("p", { class: "tile-note", hidden: true }),
     ]);
     const state = this.roster.stateOf(agent);
     tile.root.dataset.agentState = state;
     setText(tile.state, STATES[state] ?? state);
-    const note = tile.root.querySelector(".note");
+    const note = tile.root.querySelector(".tile-note");
     setText(note, agent.session?.note ?? "");
     note.hidden = !note.textContent;
   }

@@ -5,7 +5,6 @@ import { PARTS, SLOW_MS } from "./latency.js";
 
 const MOST = 60;
 const SVG = "http://www.w3.org/2000/svg";
-const TREND_HEIGHT = 40;
 
 export class Turns {
   #turns = [];
@@ -42,7 +41,7 @@ export class Turns {
 
   #drawTrend(totals, scale) {
     const width = this.trend.clientWidth || 600;
-    const height = TREND_HEIGHT;
+    const height = this.trend.clientHeight || 38;
     this.trend.setAttribute("viewBox", `0 0 ${width} ${height}`);
     const x = (index) => (totals.length === 1 ? width / 2 : (index / (totals.length - 1)) * (width - 12) + 6);
     const y = (total) => height - 4 - (total / scale) * (height - 8);
