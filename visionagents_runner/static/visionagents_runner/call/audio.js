@@ -1,6 +1,6 @@
 // The drawer's Audio: how loud both sides were, on one time line, with interruptions marked.
 
-import { byId } from "./dom.js";
+import { byId, oncePerFrame } from "./dom.js";
 import { share } from "./sound.js";
 
 const STEP_MS = 50;
@@ -15,7 +15,7 @@ export class Waves {
   #next = { local: 0, remote: 0 };
   #marks = [];
   #shown = false;
-  #drawing = false;
+  #plan = oncePerFrame(() => this.#draw());
 
   constructor() {
     this.canvas = byId("waves");
@@ -49,15 +49,6 @@ export class Waves {
   show(shown) {
     this.#shown = shown;
     if (shown) this.#draw();
-  }
-
-  #plan() {
-    if (!this.#shown || this.#drawing || document.hidden) return;
-    this.#drawing = true;
-    requestAnimationFrame(() => {
-      this.#drawing = false;
-      this.#draw();
-    });
   }
 
   #draw() {

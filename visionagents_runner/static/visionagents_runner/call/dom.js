@@ -20,6 +20,19 @@ export function el(tag, properties = {}, ...children) {
   return element;
 }
 
+/** Have `draw` run once before the next frame, however often the function that this returns is called until then. */
+export function oncePerFrame(draw) {
+  let planned = false;
+  return () => {
+    if (planned) return;
+    planned = true;
+    requestAnimationFrame(() => {
+      planned = false;
+      draw();
+    });
+  };
+}
+
 /** Write text only where it differs: a screen reader announces every write to a live region. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;

@@ -1,12 +1,14 @@
 // The drawer's Events: what happened, newest last, with a filter, and to copy as JSON.
 
-import { byId, copyFrom, el } from "./dom.js";
+import { byId, copyFrom, el, oncePerFrame } from "./dom.js";
 
 const MOST = 500;
 
 export class Events {
   #entries = [];
   #kinds = new Set();
+  #atEnd = true;
+  #plan = oncePerFrame(() => this.#render());
 
   constructor() {
     this.list = byId("events");
@@ -14,6 +16,7 @@ export class Events {
     this.kind = byId("events-kind");
     this.search.addEventListener("input", () => this.#filter());
     this.kind.addEventListener("change", () => this.#filter());
+    this.list.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     byId("events-copy").addEventListener("click", ({ currentTarget }) => {
       const shown = this.#entries.filter((entry) => !entry.row.hidden).map(asJson);
       copyFrom(currentTarget, JSON.stringify(shown, null, 2));
@@ -34,17 +37,20 @@ export class Events {
     );
     entry.row.hidden = !this.#matches(entry);
     this.#entries.push(entry);
-    const atEnd = this.list.scrollHeight - this.list.scrollTop - this.list.clientHeight < 32;
     this.list.append(entry.row);
     if (this.#entries.length > MOST) this.#entries.shift().row.remove();
-    if (atEnd) this.list.scrollTop = this.list.scrollHeight;
     this.#knowKind(kind);
-    this.#showEmpty();
+    this.#plan();
   }
 
   /** To be called when the list can be seen: while it could not, it did not scroll. */
   show() {
-    this.list.scrollTop = this.list.scrollHeight;
+    this.#plan();
+  }
+
+  #scrolled() {
+    const { scrollTop, scrollHeight, clientHeight } = this.list;
+    this.#atEnd = scrollHeight - scrollTop - clientHeight < 32;
   }
 
   #knowKind(kind) {
@@ -62,11 +68,11 @@ export class Events {
 
   #filter() {
     for (const entry of this.#entries) entry.row.hidden = !this.#matches(entry);
-    this.#showEmpty();
-    this.list.scrollTop = this.list.scrollHeight;
+    this.#plan();
   }
 
-  #showEmpty() {
+  #render() {
+    if (this.#atEnd) this.list.scrollTop = this.list.scrollHeight;
     const none = this.#entries.every((entry) => entry.row.hidden);
     const empty = byId("events-empty");
     empty.hidden = !none;

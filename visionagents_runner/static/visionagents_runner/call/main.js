@@ -42,11 +42,12 @@ const starter = new Starter();
 const transcript = new Transcript(roster);
 const composer = new Composer(transcript, () => call.join({ sound: false }));
 const events = new Events();
+const turns = new Turns();
 const happenings = new Happenings({
   roster,
   transcript,
   events,
-  turns: new Turns(),
+  turns,
   waves,
   drawer,
   starter,
@@ -88,6 +89,7 @@ media.addEventListener("video", ({ detail }) => tiles.setVideo(detail));
 media.addEventListener("custom", ({ detail }) => happenings.custom(detail));
 drawer.addEventListener("shown", ({ detail }) => {
   waves.show(detail === "audio");
+  turns.show(detail === "turns");
   if (detail === "events") events.show();
 });
 

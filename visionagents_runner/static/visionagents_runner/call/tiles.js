@@ -1,6 +1,6 @@
 // The left column: a tile for every agent, for oneself, and for the others, with levels of sound.
 
-import { byId, el, setText } from "./dom.js";
+import { byId, el, oncePerFrame, setText } from "./dom.js";
 import { share } from "./sound.js";
 
 const STATES = {
@@ -15,7 +15,7 @@ export class Tiles {
   #tiles = new Map();
   #video = null;
   #levels = { local: 0, remote: 0 };
-  #drawing = false;
+  #plan = oncePerFrame(() => this.#draw());
 
   constructor(roster) {
     this.roster = roster;
@@ -65,12 +65,7 @@ export class Tiles {
   /** `side` is "local" or "remote". Drawn at most once a frame. */
   setLevel(side, level) {
     this.#levels[side] = level;
-    if (this.#drawing || document.hidden) return;
-    this.#drawing = true;
-    requestAnimationFrame(() => {
-      this.#drawing = false;
-      this.#draw();
-    });
+    this.#plan();
   }
 
   #draw() {

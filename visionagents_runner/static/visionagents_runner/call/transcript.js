@@ -3,7 +3,7 @@
 // The list itself is no live region: words that grow would be read again and again. What is final is put into a region
 // of its own, once.
 
-import { byId, el, setText } from "./dom.js";
+import { byId, el, oncePerFrame, setText } from "./dom.js";
 import { latencyLine } from "./latency.js";
 
 const MOST_ROWS = 400;
@@ -17,6 +17,7 @@ export class Transcript {
   #tools = new Map();
   #latencies = []; // of turns whose reply has not begun
   #pinned = true;
+  #plan = oncePerFrame(() => this.#pinned && this.toEnd());
 
   constructor(roster) {
     this.roster = roster;
@@ -26,7 +27,7 @@ export class Transcript {
     this.latest = byId("latest");
     this.scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     this.latest.addEventListener("click", () => this.toEnd());
-    new ResizeObserver(() => this.#pinned && this.toEnd()).observe(this.scroller);
+    new ResizeObserver(this.#plan).observe(this.scroller);
   }
 
   // What is said
@@ -242,7 +243,11 @@ export class Transcript {
   }
 
   #last(matches) {
-    return [...this.#rows.values()].reverse().find(matches) ?? null;
+    // Of a list, not of the map: the page keeps hundreds of rows, and what is looked for is among the latest.
+    for (let item = this.list.lastElementChild; item; item = item.previousElementSibling) {
+      if (item.row && matches(item.row)) return item.row;
+    }
+    return null;
   }
 
   #add(root, row = null) {
@@ -260,7 +265,7 @@ export class Transcript {
   }
 
   #follow() {
-    if (this.#pinned) this.toEnd();
+    if (this.#pinned) this.#plan();
     else this.latest.hidden = false;
   }
 

@@ -1,6 +1,6 @@
 // The drawer's Turns: a bar for each, stacked from what the waiting was for, and a trend of the totals above them.
 
-import { byId, el } from "./dom.js";
+import { byId, el, oncePerFrame } from "./dom.js";
 import { PARTS, SLOW_MS } from "./latency.js";
 
 const MOST = 60;
@@ -9,22 +9,30 @@ const SVG = "http://www.w3.org/2000/svg";
 export class Turns {
   #turns = [];
   #count = 0;
+  #shown = false;
+  #plan = oncePerFrame(() => this.#render());
 
   constructor() {
     this.list = byId("turns");
     this.trend = byId("turns-trend");
     this.summary = byId("turns-summary");
-    new ResizeObserver(() => this.render()).observe(this.trend);
+    new ResizeObserver(this.#plan).observe(this.trend);
   }
 
   add(turn, agentName) {
     if (!Number.isFinite(turn.total_ms)) return;
     this.#turns.push({ ...turn, agentName, number: ++this.#count });
     if (this.#turns.length > MOST) this.#turns.shift();
-    this.render();
+    this.#plan();
   }
 
-  render() {
+  show(shown) {
+    this.#shown = shown;
+    this.#plan();
+  }
+
+  #render() {
+    if (!this.#shown) return;
     byId("turns-empty").hidden = this.#turns.length > 0;
     byId("turns-filled").hidden = this.#turns.length === 0;
     if (!this.#turns.length) return;
