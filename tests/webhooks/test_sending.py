@@ -99,11 +99,8 @@ async def test_what_arrives_is_signed_and_says_what_the_api_says(one: Receiver, 
 
     from visionagents_runner.api.found import describe
 
-    described = {
-        **describe(await store.read(lambda: AgentSession.objects.get(pk=session.pk))),
-        "metadata": session.metadata,
-    }
-    assert {key: described.get(key) for key in data} == data
+    ended_row = await store.read(lambda: AgentSession.objects.get(pk=session.pk))
+    assert data == {**describe(ended_row), "metadata": session.metadata}
     sent = await row()
     assert (sent.state, sent.attempts, sent.last_status, sent.last_error) == ("delivered", 1, 200, "")
     assert sent.delivered_at is not None
@@ -254,7 +251,9 @@ async def test_a_closed_port_is_a_failure(receiver: Receiver, configure: Any) ->
     configure(receiver.entry(URL=f"http://127.0.0.1:{port}/"))
     await end()
     assert await send() == Tally(to_be_tried_again=1)
-    assert (await row()).last_status is None
+    refused = await row()
+    assert refused.last_status is None
+    assert "Connect call failed" in refused.last_error
 
 
 async def test_a_receiver_that_hangs_is_left(one: Receiver, monkeypatch: Any) -> None:
@@ -423,6 +422,16 @@ async def test_a_session_that_was_deleted_meanwhile_is_forgotten(one: Receiver, 
     monkeypatch.setattr(type(WebhookDelivery.objects), "claim", lambda self, room: claim(room))
     assert await send() == Tally()
     assert one.requests == []
+
+
+async def test_what_cannot_be_built_counts_as_a_failure(one: Receiver, monkeypatch: Any) -> None:
+    def broken(*args: Any) -> bytes:
+        raise TypeError("no JSON")
+
+    monkeypatch.setattr("visionagents_runner.webhooks.sender.build_body", broken)
+    await end()
+    assert await send() == Tally(to_be_tried_again=1)
+    assert (await row()).last_error == "Not sent: TypeError, see the log"
 
 
 async def test_an_endpoint_that_is_configured_no_more_gets_nothing(one: Receiver, configure: Any) -> None:

@@ -13,9 +13,7 @@ from ..exceptions import RunnerConfigurationError
 from .endpoints import find_problems, name_of
 
 _EXAMPLE = '{"URL": "https://hooks.example/agents", "SECRET": os.environ["WEBHOOK_SECRET"]}'
-_MAKE_ONE = (
-    "python -c \"import base64, secrets; print('whsec_' + base64.b64encode(secrets.token_bytes(32)).decode())\""
-)
+_MAKE_ONE = "python -c \"import base64, secrets; print('whsec_' + base64.b64encode(secrets.token_bytes(32)).decode())\""
 
 
 @register(TAG)

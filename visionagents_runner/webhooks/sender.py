@@ -46,15 +46,16 @@ class Tally:
 
 
 class WebhookSender:
-    def __init__(self, *, poll_seconds: float = POLL_SECONDS) -> None:
+    def __init__(self, *, poll_seconds: float | None = None) -> None:
         self.tally = Tally()
-        self._poll_seconds = poll_seconds
+        self._poll_seconds = POLL_SECONDS if poll_seconds is None else poll_seconds
         self._task: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
         self._stopping = False
         self._attempts: dict[asyncio.Task[None], WebhookDelivery] = {}
         self._clients: dict[Endpoint, Client] = {}
-        self._context: asyncio.Task[ssl.SSLContext] | None = None
+        self._context: ssl.SSLContext | None = None
+        self._making = asyncio.Lock()
 
     def start(self) -> None:
         """Send from now on whatever is due. Without endpoints there is nothing to do, and nothing is done."""
@@ -142,22 +143,26 @@ class WebhookSender:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._attempts.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("An attempt to send a webhook failed; it is made again later", exc_info=error)
+            logger.warning("An attempt to send a webhook is made again in %d s: %r", CLAIM_SECONDS, error)
         self._woken.set()
 
     async def _attempt(self, endpoint: Endpoint, delivery: WebhookDelivery) -> None:
         from .transport import NotSent
 
-        try:
-            body = await store.read(build_body, delivery)
-        except AgentSession.DoesNotExist:
-            return
         status, retry_after = None, None
         try:
+            body = await store.read(build_body, delivery)
             client = await self._client(endpoint)
             answer = await client.post(sign(endpoint, delivery, body), body)
+        except AgentSession.DoesNotExist:
+            return
+        except store.DATABASE_ERRORS:
+            raise
         except NotSent as failure:
             error = str(failure)
+        except Exception as failure:  # it counts, or it would be tried for ever
+            logger.exception("Webhook %s could not be sent", delivery)
+            error = f"Not sent: {type(failure).__name__}, see the log"
         else:
             status, error = answer.status, _objection(answer.status)
             if status in _MAY_SAY_WHEN:
@@ -190,15 +195,12 @@ class WebhookSender:
     async def _client(self, endpoint: Endpoint) -> Client:
         from .transport import Client, make_context
 
-        if endpoint not in self._clients:
-            context = None
-            if endpoint.is_https:
-                if self._context is None:
-                    self._context = spawn(asyncio.to_thread(make_context), name="webhook-certificates")
-                context = await asyncio.shield(self._context)
-            if endpoint not in self._clients:  # another attempt may have made it meanwhile
-                self._clients[endpoint] = Client(endpoint, context)
-        return self._clients[endpoint]
+        async with self._making:
+            if endpoint not in self._clients:
+                if endpoint.is_https and self._context is None:
+                    self._context = await asyncio.to_thread(make_context)
+                self._clients[endpoint] = Client(endpoint, self._context)
+            return self._clients[endpoint]
 
 
 def _endpoints_due(names: list[str]) -> list[str]:

@@ -131,13 +131,15 @@ class _Guard(httpcore.AsyncNetworkBackend):
             addresses = await _resolve(host, port)
         for address in addresses:
             self._look_at(host, address)
-        failure: Exception | None = None
+        failure: Exception = NotSent(f"No connection: {host} has no address")
         for address in addresses[:_MOST_ADDRESSES]:
             try:
                 return await self._backend.connect_tcp(str(address), port, timeout, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failure = failure or error
-        raise failure or httpcore.ConnectError(f"{host} has no address")
+            except httpcore.ConnectTimeout as error:
+                failure = error
+            except httpcore.ConnectError as error:  # the pool drops its cause, which is what tells
+                failure = NotSent(f"No connection: {_words(error)}")
+        raise failure
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -201,7 +203,5 @@ def _words(error: Exception) -> str:
     text = ""
     while cause is not None:
         text = str(cause) or text
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"the certificate is not accepted: {cause.verify_message}"
         cause = cause.__cause__
-    return text or type(error).__name__
+    return text.partition(" (_ssl.c")[0] or type(error).__name__
