@@ -24,4 +24,5 @@ else:
     # A pool keeps connections open, and the test database could not be dropped.
     DATABASES["default"]["OPTIONS"].pop("pool", None)
 
-VISIONAGENTS_RUNNER = {"RUNNER": "tests.agents.runner"}
+# A busy machine must not have a test refused: tests of the loop's lag set the limit themselves.
+VISIONAGENTS_RUNNER = {"RUNNER": "tests.agents.runner", "LOOP_LAG_LIMIT": 0}

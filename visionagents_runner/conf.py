@@ -57,8 +57,8 @@ class RunnerSettings:
     """Seconds that something may hold the event loop before the log names it; 0 for never."""
 
     LOOP_LAG_LIMIT: float = 0.5
-    """Seconds. While things had to wait longer than that for a fifth of the last ten seconds, the worker is overloaded
-    and takes no new sessions; 0 for never."""
+    """Seconds. While things had to wait longer than that for a fifth of the last ten seconds, in several pauses, the
+    worker is overloaded and takes no new sessions; 0 for never."""
 
     ICE_SERVERS: tuple[dict[str, Any], ...] = ()
     """STUN and TURN servers of `edge.BrowserEdge`, as browsers take them: ``{"urls": ..., "username": ...,

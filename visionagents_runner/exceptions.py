@@ -37,12 +37,13 @@ class MaxSessionsPerCallExceeded(SessionLimitExceeded):
 class StartFailed(RunnerError):
     """``create_agent`` raised, or the session was closed before its agent was built.
 
-    The session's row exists, ended, and keeps the traceback; ``session_id`` names it.
+    The session's row exists, ended, and keeps the traceback; ``session_id`` names it. ``closed``: somebody closed it.
     """
 
-    def __init__(self, message: str, *, session_id: str) -> None:
+    def __init__(self, message: str, *, session_id: str, closed: bool = False) -> None:
         super().__init__(message)
         self.session_id = session_id
+        self.closed = closed
 
 
 class StartTimeout(StartFailed):

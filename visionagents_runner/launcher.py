@@ -20,6 +20,7 @@ from .identifiers import clean_call_part, clean_metadata
 if TYPE_CHECKING:
     from vision_agents.core import Agent, SessionInfo
 
+    from .prometheus import Instruments
     from .recorder import Recorder
     from .session import LiveSession
     from .worker import AgentWorker
@@ -223,6 +224,11 @@ class AgentLauncher:
         return self._worker.recorder if self._worker is not None else None
 
     @property
+    def instruments(self) -> Instruments | None:
+        """Where its worker counts what agents do; None without a worker."""
+        return self._worker.instruments if self._worker is not None else None
+
+    @property
     def registry(self) -> NoReturn:
         raise AttributeError(
             "AgentLauncher.registry does not exist here: query AgentSession.objects, or get_session_info()"
@@ -381,11 +387,15 @@ class AgentLauncher:
         return await asyncio.shield(spawn(self._start(row, video_track_override_path), name=f"start-{row.pk}"))
 
     async def _start(self, row: Any, video_track_override_path: str | None) -> LiveSession:
-        from .session import LiveSession
-
         worker = self._worker
         if worker is None or self._stopping:
             raise NotReady("The agent launcher is not running: await launcher.start() first")
+        with worker.instruments.starting(self.name):
+            return await self._start_on(worker, row, video_track_override_path)
+
+    async def _start_on(self, worker: AgentWorker, row: Any, video_track_override_path: str | None) -> LiveSession:
+        from .session import LiveSession
+
         if (reason := worker.not_starting()) is not None:
             raise reason
         limit = self.max_concurrent_sessions

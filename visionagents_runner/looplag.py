@@ -33,6 +33,7 @@ _WATCH_SECONDS = 0.1
 _KEPT = round(60 / TICK_SECONDS)
 _RECENT = round(10 / TICK_SECONDS)
 _SUSTAINED = _RECENT // 5
+_PAUSES, _PAUSES_SECONDS = 3, 30.0
 _STOOD_STILL_SECONDS = 1.0
 _STILL_BLOCKED_SECONDS = 5.0
 _QUIET_SECONDS = 10.0
@@ -74,7 +75,7 @@ class LoopLag:
     Args:
         warning: Seconds above which what held the loop is named in the log; 0 for never.
         limit: Seconds. The loop is `overloaded` when things had to wait longer than that for a fifth of the last ten
-            seconds; a single pause of two seconds is not enough. 0 for never.
+            seconds, in several pauses: one long pause, an import say, is no reason to expect another. 0 for never.
         counts: Whether a pause may count for `overloaded` now. A worker that is warming up blocks, and takes nothing.
     """
 
@@ -90,6 +91,7 @@ class LoopLag:
         self._counts = counts
         self._kept: deque[float] = deque(maxlen=_KEPT)
         self._recent: deque[float] = deque(maxlen=_RECENT)
+        self._pauses: deque[float] = deque(maxlen=_PAUSES)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
@@ -159,12 +161,18 @@ class LoopLag:
             waited -= TICK_SECONDS
             if waited <= 0:
                 break
-        if self._limit and (lag > self._limit or self.overloaded):
+        if not self._limit:
+            return
+        if counts and lag > self._limit:
+            self._pauses.append(time.monotonic())
+            self._judge()
+        elif self.overloaded:
             self._judge()
 
     def _judge(self) -> None:
         late = sum(waited > self._limit for waited in self._recent)
-        if not self.overloaded and late >= _SUSTAINED:
+        pauses = len(self._pauses) == _PAUSES and time.monotonic() - self._pauses[0] < _PAUSES_SECONDS
+        if not self.overloaded and pauses and late >= _SUSTAINED:
             self.overloaded = True
             logger.error(
                 "The event loop is overloaded: for a fifth of the last 10 s, what wanted to run had to wait longer "
@@ -195,7 +203,11 @@ class LoopLag:
             if held <= self._warning or not self._warning:
                 seen.clear()
             elif away < self._warning or worked > away / 2:  # else nothing of this process ran, the loop neither
-                place = locate(self._thread_id, self._loop)
+                try:
+                    place = locate(self._thread_id, self._loop)
+                except Exception:
+                    # A running thread is looked at from outside: whatever is odd there, the next look comes soon.
+                    place = None
                 if place is not None:
                     seen[place] += 1
                 if held > _STILL_BLOCKED_SECONDS and not told and seen:
@@ -252,6 +264,7 @@ def _is_library(frame: FrameType) -> bool:
 
 
 def _describe(frame: FrameType) -> str:
-    path, number = frame.f_code.co_filename, frame.f_lineno
+    # A frame between two lines has no number.
+    path, number = frame.f_code.co_filename, frame.f_lineno or frame.f_code.co_firstlineno
     source = linecache.getline(path, number).strip()
     return f"{path}:{number}, {frame.f_code.co_name}()" + (f": `{source[:120]}`" if source else "")

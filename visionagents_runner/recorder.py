@@ -57,7 +57,9 @@ class Recorder:
         self.dropped = 0
         """How many did not, and never will."""
 
-        self._size = get_settings().EVENT_QUEUE_SIZE
+        self.size = get_settings().EVENT_QUEUE_SIZE
+        """How many may wait to be written."""
+
         self._lines: OrderedDict[int, EventLine] = OrderedDict()
         self._ranks: tuple[deque[int], ...] = tuple(deque() for _ in _VALUE)
         self._counter = 0
@@ -150,7 +152,7 @@ class Recorder:
 
     def _put(self, line: EventLine) -> None:
         rank = _RANK.get(line.kind, 0)
-        if len(self._lines) >= self._size and not self._make_room(rank):
+        if len(self._lines) >= self.size and not self._make_room(rank):
             self._drop(line)
             return
         self._append(line, rank)
@@ -180,7 +182,7 @@ class Recorder:
             logger.error(
                 "More than %d events wait for the database (EVENT_QUEUE_SIZE): the least valuable are dropped, %d so "
                 "far. Each session's history says which",
-                self._size,
+                self.size,
                 self.dropped,
             )
 
@@ -214,7 +216,7 @@ class Recorder:
 
     async def _write_what_waits(self) -> None:
         now = time.monotonic()
-        if self._drops and now - self._drops_told_at > _DROPS_SECONDS and len(self._lines) < self._size:
+        if self._drops and now - self._drops_told_at > _DROPS_SECONDS and len(self._lines) < self.size:
             self._drops_told_at = now
             for session_id in list(self._drops):
                 self._tell_drops(session_id)

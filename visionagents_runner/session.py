@@ -97,6 +97,7 @@ class LiveSession:
         self._gave_up = asyncio.Event()
         self._observer: Observer | None = None
         self._recorder = launcher.recorder
+        self._instruments = launcher.instruments
 
     def __repr__(self) -> str:
         return f"<LiveSession {self.id} {self.agent_name} on {self.call_type}/{self.call_id}: {self.status.value}>"
@@ -356,7 +357,8 @@ class LiveSession:
 
     def _stopped_while_starting(self) -> tuple[EndReason, str]:
         assert self._close_reason is not None
-        self._fail_start(StartFailed("The session was closed while its agent was being built", session_id=self.id))
+        error = StartFailed("The session was closed while its agent was being built", session_id=self.id, closed=True)
+        self._fail_start(error)
         return self._close_reason, self._close_error
 
     async def _begin_join(self) -> None:
@@ -399,6 +401,8 @@ class LiveSession:
         observer.when("participant_joined", self._note_participant)
         if (recorder := self._recorder) is not None:
             observer.add_listener(lambda event: recorder.record(self.uuid, event))
+        if (instruments := self._instruments) is not None:
+            observer.add_listener(lambda event: instruments.happened(self.agent_name, event))
 
     def _note_participant(self) -> None:
         self.had_participant = True
@@ -407,6 +411,8 @@ class LiveSession:
         if self._joined_at_monotonic is None:
             self._joined_at_monotonic = time.monotonic()
             self._joined.set()
+            if self._instruments is not None and self._join_began is not None:
+                self._instruments.joined(self.agent_name, self._joined_at_monotonic - self._join_began)
 
     async def _until_stopped(self, task: asyncio.Task[Any]) -> None:
         """Wait for ``task`` to end; once closing began, no longer than the close timeout, and with force not at all."""
@@ -496,6 +502,8 @@ class LiveSession:
         finally:
             self.end_reason, self.error, self.status = reason, error, reason.status
             logger.info("Session %s ended: %s", self.id, reason.value, extra=self._extra())
+            if self._instruments is not None:
+                self._instruments.ended(self.agent_name, reason.value)
             if mine:  # who ended the row tells of it
                 told = _send(session_ended, session_id=self.id, status=reason.status.value, end_reason=reason.value)
                 self._launcher.track(spawn(told, name=f"told-{self.id}"))

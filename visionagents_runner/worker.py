@@ -26,6 +26,7 @@ from .webhooks.sender import WebhookSender
 
 if TYPE_CHECKING:
     from .launcher import AgentLauncher
+    from .prometheus import Instruments
     from .runner import Runner
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,11 @@ class AgentWorker:
         self.lag = LoopLag(
             warning=settings.LOOP_LAG_WARNING, limit=settings.LOOP_LAG_LIMIT, counts=lambda: self.warmed_up
         )
+
+        from .prometheus import Cluster, Instruments
+
+        self.instruments = Instruments()
+        self.cluster = Cluster(self.track)
 
         self._runner = runner
         self._row: Worker | None = None
@@ -423,7 +429,9 @@ class AgentWorker:
         """Close sessions of ours that others declared lost, and declare lost those of workers that died."""
         assert self._row is not None
         await self._close_what_was_declared_lost()
-        self._announce(await store.reap(self._row, self._identity), EndReason.WORKER_LOST)
+        lost = await store.reap(self._row, self._identity)
+        self.instruments.declared_lost(len(lost))
+        self._announce(lost, EndReason.WORKER_LOST)
 
     def _announce(self, ids: Iterable[uuid.UUID], reason: EndReason) -> None:
         for pk in ids:

@@ -80,12 +80,12 @@ async def test_metrics_in_prometheus_text(serve: Serve, allow_local: None) -> No
     answer = await client.get("/metrics", headers={"accept": "text/plain"})
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     lines = answer.body.decode().splitlines()
-    assert 'visionagents_sessions{agent="coach",status="active"} 1' in lines
-    assert 'visionagents_sessions{agent="guide",status="active"} 0' in lines
-    assert 'visionagents_sessions_limit{agent="guide"} 3' in lines
+    assert 'visionagents_sessions{agent="coach",status="active"} 1.0' in lines
+    assert 'visionagents_sessions{agent="guide",status="active"} 0.0' in lines
+    assert 'visionagents_sessions_limit{agent="guide"} 3.0' in lines
     assert "# TYPE visionagents_sessions_started_total counter" in lines
-    assert 'visionagents_sessions_started_total{agent="coach"} 1' in lines
-    assert "visionagents_running 1" in lines
+    assert 'visionagents_sessions_started_total{agent="coach"} 1.0' in lines
+    assert "visionagents_running 1.0" in lines
 
     answer = await client.get("/metrics", headers={"accept": PROMETHEUS})
     assert answer.headers["content-type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"

@@ -1,4 +1,13 @@
+from typing import Any
+
+import pytest
+
 from tests.admin.conftest import make, sign_in, worker
 from tests.api.fixtures import allow_local, client, mount, serve
 
 __all__ = ["allow_local", "client", "make", "mount", "serve", "sign_in", "worker"]
+
+
+@pytest.fixture(autouse=True)
+def limit_the_lag(settings: Any) -> None:
+    settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "LOOP_LAG_LIMIT": 0.5}

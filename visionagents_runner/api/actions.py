@@ -39,6 +39,7 @@ async def start(
             )
         worker = await ensure_worker(runner)
         if (reason := worker.not_ready_reason()) is not None:
+            worker.instruments.refused(launcher.name)
             raise reason
         return await launcher.start_session(
             call_id, body.call_type, metadata=metadata, started_by_id=access.user_id, source=access.source

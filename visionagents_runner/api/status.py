@@ -1,9 +1,11 @@
-"""``/health``, ``/ready`` and ``/metrics``: of this process, from memory, without a database."""
+"""``/health``, ``/ready`` and ``/metrics``: of this process, from memory, without a database.
+
+Only what Prometheus reads holds numbers of the whole cluster, which come from there: it does without, when it must.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
@@ -65,15 +67,17 @@ async def metrics(request: HttpRequest) -> HttpResponse:
     """JSON unless `Accept` prefers `text/plain` or `application/openmetrics-text`, as Prometheus does."""
     runner = runner_of(request)
     await authorize(request, runner, Action.METRICS)
-    numbers = _measure(runner, current_worker())
+    worker = current_worker()
+    numbers = _measure(runner, worker)
     kind = preferred_type(request.headers.get("Accept", ""))
     if kind == "application/json":
         response = json_response(numbers)
-    elif kind == _OPENMETRICS:
-        content_type = f"{_OPENMETRICS}; version=1.0.0; charset=utf-8"
-        response = HttpResponse(exposition(numbers, openmetrics=True), content_type=content_type)
     else:
-        response = HttpResponse(exposition(numbers), content_type="text/plain; version=0.0.4; charset=utf-8")
+        from ..prometheus import OPENMETRICS, TEXT, expose
+
+        openmetrics = kind == _OPENMETRICS
+        body = await expose(numbers, worker, openmetrics=openmetrics)
+        response = HttpResponse(body, content_type=OPENMETRICS if openmetrics else TEXT)
     response["Vary"] = "Accept"
     return response
 
@@ -120,51 +124,3 @@ def preferred_type(accept: str, others: tuple[str, ...] = ("text/plain", _OPENME
                 offered[candidate] = quality
     best = max(offered, key=lambda candidate: offered[candidate])
     return best if offered[best] > 0 else "application/json"
-
-
-def exposition(numbers: dict[str, Any], *, openmetrics: bool = False) -> str:
-    """Return `schemas.Metrics` in Prometheus' text format, or in OpenMetrics'."""
-    lines: list[str] = []
-    for name, kind, text, samples in _families(numbers):
-        family = f"visionagents_{name}"
-        # Prometheus' own format names the counter in full; OpenMetrics names the family.
-        suffix = "_total" if kind == "counter" else ""
-        header = family if openmetrics else family + suffix
-        lines += [f"# HELP {header} {text}", f"# TYPE {header} {kind}"]
-        lines += [f"{family}{suffix}{_labels(labels)} {value}" for labels, value in samples]
-    if openmetrics:
-        lines.append("# EOF")
-    return "\n".join(lines) + "\n"
-
-
-def _families(numbers: dict[str, Any]) -> Iterator[tuple[str, str, str, list[tuple[dict[str, str], int]]]]:
-    agents: dict[str, dict[str, Any]] = numbers["agents"]
-    statuses = ("starting", "active", "closing")
-    yield (
-        "sessions",
-        "gauge",
-        "Sessions that this process runs, by agent and status.",
-        [
-            ({"agent": name, "status": status}, agent["sessions_by_status"].get(status, 0))
-            for name, agent in agents.items()
-            for status in statuses
-        ],
-    )
-    limited = [
-        ({"agent": name}, agent["max_concurrent_sessions"])
-        for name, agent in agents.items()
-        if agent["max_concurrent_sessions"] is not None
-    ]
-    if limited:
-        yield "sessions_limit", "gauge", "Most sessions of an agent on this process.", limited
-    started = [({"agent": name}, agent["total_sessions_started"]) for name, agent in agents.items()]
-    yield "sessions_started", "counter", "Sessions that this process has started.", started
-    warm = [({"agent": name}, int(agent["warmed_up"])) for name, agent in agents.items()]
-    yield "warmed_up", "gauge", "Whether the agent is warmed up.", warm
-    yield "running", "gauge", "Whether the worker runs.", [({}, int(numbers["running"]))]
-    yield "draining", "gauge", "Whether the worker drains.", [({}, int(numbers["draining"]))]
-
-
-def _labels(labels: dict[str, str]) -> str:
-    # Names of agents are letters, digits, "-", "_" and ".": nothing to escape.
-    return "{" + ",".join(f'{name}="{value}"' for name, value in labels.items()) + "}" if labels else ""
