@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from django.utils.functional import _StrOrPromise
 
 MOST_AT_ONCE = 500
-_SHORT = 80
+_SHORT = 40
 _LOOK = {DeliveryState.PENDING: "queued", DeliveryState.DELIVERED: "active", DeliveryState.FAILED: "failed"}
 
 
@@ -179,7 +179,7 @@ class WebhookDeliveryAdmin(ReadOnlyAdmin[WebhookDelivery]):
                 "state": self.mark(delivery),
                 "endpoint": delivery.endpoint,
                 "call": self.call(delivery),
-                "last_answer": self.last_answer(delivery),
+                "last_answer": _answer(delivery),
                 "age": self.age(delivery),
             }
             for delivery in targets[:MOST_AT_ONCE]
@@ -239,8 +239,10 @@ class WebhookDeliveryAdmin(ReadOnlyAdmin[WebhookDelivery]):
         )
 
     @admin.display(description=gettext_lazy("last answer"))
-    def last_answer(self, delivery: WebhookDelivery) -> SafeString | str:
-        return Truncator(_answer(delivery)).chars(_SHORT)
+    def last_answer(self, delivery: WebhookDelivery) -> SafeString:
+        """Its beginning, for the narrow column of the list."""
+        text = _answer(delivery)
+        return format_html('<span title="{}">{}</span>', text, Truncator(text).chars(_SHORT))
 
     @admin.display(description=gettext_lazy("last answer"))
     def last_answer_full(self, delivery: WebhookDelivery) -> str:
