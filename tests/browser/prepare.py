@@ -16,7 +16,7 @@ def main() -> None:
     from django.core.management import call_command
 
     call_command("migrate", verbosity=0)
-    user = User.objects.create_user("visitor")
+    user, _ = User.objects.get_or_create(username="visitor")  # a server may be started again on its database
     session = SessionStore()
     session[SESSION_KEY] = str(user.pk)
     session[BACKEND_SESSION_KEY] = "django.contrib.auth.backends.ModelBackend"

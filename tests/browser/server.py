@@ -58,11 +58,9 @@ class Server:
         return str(answer["session_id"])
 
 
-@contextmanager
-def running_server(folder: Path) -> Iterator[Server]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    env = {
+def server_environment(folder: Path) -> dict[str, str]:
+    """The environment of whatever works on the database in ``folder``."""
+    return {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "tests.browser.settings",
         "BROWSER_TESTS_DATABASE": str(folder / "db.sqlite3"),
@@ -71,6 +69,13 @@ def running_server(folder: Path) -> Iterator[Server]:
         "PYTHONASYNCIODEBUG": "",
         "NO_COLOR": "1",
     }
+
+
+@contextmanager
+def running_server(folder: Path) -> Iterator[Server]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    env = server_environment(folder)
     prepared = subprocess.run(
         [sys.executable, "-m", "tests.browser.prepare"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
     )

@@ -9,6 +9,7 @@ from . import socket_of_page
 from .conftest import INSECURE, OpenCall, StartChromium
 from .pages import SECONDS, CallPage
 from .server import Server
+from .socket_of_page import Between
 
 _SOCKET_CLOSED = ("WebSocket connection to",)
 
@@ -118,6 +119,17 @@ async def test_an_old_browser_can_still_type(server: Server, open_call: OpenCall
     await page.sees("It is ")
 
 
+async def test_where_no_way_carries_sound_one_can_still_type(server: Server, open_call: OpenCall, call_id: str) -> None:
+    server.start_agent(call_id)
+    refused = {"type": "error", "code": "no_media", "detail": "No media here", "fatal": False}
+    between = Between(instead={"offer": refused, "pcm": refused})
+    page = await open_call(call_id, prepare=between.stand)
+    await join_by_text(page)
+    await expect(page.notice("There is no sound in this call")).to_be_visible()
+    await page.say("what time is it?")
+    await page.sees("It is ")
+
+
 # The server
 
 
@@ -138,6 +150,18 @@ async def test_a_proxy_that_knows_no_websockets(open_call: OpenCall, call_id: st
     await page.button("Join").click()
     await page.in_state("failed")
     await expect(page.notice("but not to WebSockets")).to_contain_text("proxy")
+
+
+async def test_what_the_agent_does_not_take_can_be_sent_again(
+    server: Server, open_call: OpenCall, call_id: str
+) -> None:
+    server.start_agent(call_id)
+    refused = {"type": "error", "code": "say_failed", "detail": "The agent did not take it", "fatal": False}
+    page = await open_call(call_id, prepare=Between(instead={"say": refused}).stand)
+    await page.join()
+    await page.say("what time is it?")
+    await page.sees("Not sent: The agent did not take it")
+    await expect(page.button("Send again")).to_be_visible()
 
 
 async def test_what_was_typed_to_a_server_that_is_gone_can_be_sent_again(open_call: OpenCall, call_id: str) -> None:
@@ -251,6 +275,22 @@ async def test_an_agent_that_has_gone_says_why_and_can_be_started_again(
     await expect(card).to_be_hidden(timeout=SECONDS)
     await page.say("what time is it?")
     await page.sees("It is ")
+
+
+async def test_an_agent_without_a_voice_says_how_to_give_it_one(
+    server: Server, open_call: OpenCall, call_id: str
+) -> None:
+    not_installed = """
+        new MutationObserver((_, observer) => {
+            if (!document.body) return;
+            document.body.dataset.voiceHint = "pip install it";
+            observer.disconnect();
+        }).observe(document, { childList: true, subtree: true });
+    """
+    server.start_agent(call_id)
+    page = await open_call(call_id, scripts=(not_installed,))
+    await page.join()
+    await expect(page.page.get_by_text("pip install it")).to_be_visible()
 
 
 async def test_a_guest_learns_why_the_session_ended(server: Server, open_call: OpenCall, call_id: str) -> None:

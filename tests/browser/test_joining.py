@@ -124,6 +124,24 @@ async def test_a_broken_connection_is_said_and_the_page_joins_again(
     await expect(page.page.get_by_text("The connection broke.")).to_have_count(0)
 
 
+async def test_where_webrtc_fails_in_the_call_sound_goes_on_over_the_websocket(
+    server: Server, open_call: OpenCall, call_id: str
+) -> None:
+    server.start_agent(call_id)
+    between = Between()
+    page = await open_call(call_id, prepare=between.stand)
+    await page.join()
+    await page.connected("webrtc")
+    await page.button("Camera").click()
+    await expect(page.page.get_by_role("button", name="Camera", pressed=True)).to_be_visible()
+    between.tell({"type": "media", "transport": "webrtc", "state": "failed"})
+    await page.connected("websocket")
+    await expect(page.page.get_by_role("status").filter(has_text="No camera over this connection")).to_be_visible()
+    await page.say("what time is it?")
+    await page.sees("It is ")
+    assert between.connections == 1  # nobody left
+
+
 async def test_closing_the_page_leaves_the_call(server: Server, open_call: OpenCall, call_id: str) -> None:
     server.start_agent(call_id)
     one, other = await open_call(call_id), await open_call(call_id)

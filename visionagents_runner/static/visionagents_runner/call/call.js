@@ -196,7 +196,10 @@ export class Call {
     root.dataset.media = state;
     this.panel.setTransport(transport ?? (this.#link ? "text" : null), state);
     if (transport === "websocket" && state === "connected") {
-      if (this.inputs.camera) this.inputs.closeCamera();
+      if (this.inputs.camera) {
+        this.inputs.closeCamera();
+        this.notices.show("camera_needs_webrtc");
+      }
       this.transcript.system(`Sound goes over the WebSocket: ${why}`);
     }
     if (state === "connected") {

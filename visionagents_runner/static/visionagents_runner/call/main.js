@@ -110,6 +110,7 @@ listenForKeys({
   Escape: () => notices.dismiss() || (drawer.isOpen && drawer.close()),
 });
 
+document.addEventListener("visibilitychange", () => document.hidden || sound.wake());
 addEventListener("pagehide", () => call.vanish());
 devices.refresh();
 if (recall("audiooutput")) sound.setSink(recall("audiooutput"));

@@ -35,6 +35,11 @@ export class Sound extends EventTarget {
     this.#context.resume().catch(() => {});
   }
 
+  /** Go on after the system or the browser suspended it, which some do to pages in the background. */
+  wake() {
+    this.#context?.resume().catch(() => {});
+  }
+
   async setSink(deviceId) {
     this.#sink = deviceId;
     await this.element.setSinkId?.(deviceId).catch(() => {});
