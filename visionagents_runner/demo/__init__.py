@@ -19,7 +19,7 @@ __all__ = ["create_agent", "join_call", "voice_hint"]
 
 
 async def create_agent() -> Agent:
-    """Build the demo agent."""
+    """Speaks and understands English where that is installed; scripted answers, no language model."""
     agent: Agent = await (await _recipe()).create_agent()
     return agent
 
