@@ -389,8 +389,13 @@ def _beat(worker: Worker, draining: bool, loop_lag: dict[str, Any]) -> bool:
     return alive
 
 
-async def set_draining(worker: Worker) -> None:
-    await persist(worker.mark_draining)
+async def set_draining(worker: Worker, draining: bool = True) -> None:
+    await persist(worker.mark_draining if draining else worker.mark_running)
+
+
+async def drain_requested(worker: Worker) -> bool:
+    """Whether an operator wants this worker to take no new sessions."""
+    return await read(Worker.objects.filter(pk=worker.pk, drain_requested_at__isnull=False).exists)
 
 
 async def stop(worker: Worker) -> list[uuid.UUID]:

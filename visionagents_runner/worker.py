@@ -43,6 +43,8 @@ class AgentWorker:
         self.launchers = dict(launchers)
         self.id = uuid.uuid4()
         self.draining = False
+        self.cordoned = False
+        """An operator asked it to take no new sessions. It goes on with those that it has, and does not end."""
         self.closing_reason = EndReason.DRAINED
         self.warm_up_error = ""
         self.recorder = Recorder()
@@ -114,7 +116,7 @@ class AgentWorker:
         """Return why it takes no new sessions at all, warm or not; None if it does."""
         if not self._running:
             return NotReady("The worker is not running", retry_after=5)
-        if self.draining:
+        if self.draining or self.cordoned:
             return NotReady("The worker is draining", retry_after=max(1, round(get_settings().DRAIN_TIMEOUT)))
         return None
 
@@ -416,7 +418,7 @@ class AgentWorker:
             alive = await store.beat(
                 self._row,
                 within=get_settings().WORKER_TTL / 3,
-                draining=self.draining,
+                draining=self.draining or self.cordoned,
                 loop_lag=dict(self.lag.summary()),
             )
         except TimeoutError:
@@ -440,11 +442,26 @@ class AgentWorker:
 
     async def _poll(self) -> None:
         assert self._row is not None
+        asked = await store.drain_requested(self._row)
+        if asked != self.cordoned:
+            await self._cordon(asked)
         if not any(self.live_sessions):
             return
         for pk, force in await store.close_requests(self._row):
             if (session := self.get_session(str(pk))) is not None:
                 session.request_close(by="request", force=force)
+
+    async def _cordon(self, asked: bool) -> None:
+        """Take no new sessions while an operator wants it so."""
+        assert self._row is not None
+        self.cordoned = asked
+        logger.warning(
+            "Asked to drain: no new sessions here, those that are live go on"
+            if asked
+            else "The request to drain was taken back"
+        )
+        if not self.draining:
+            await store.set_draining(self._row, asked)
 
     async def _close_what_was_declared_lost(self) -> None:
         mine = {session.uuid: session for session in self.live_sessions}

@@ -59,7 +59,7 @@ class ReadOnlyAdmin(_ModelAdmin[M]):
     list_per_page = 50
 
     class Media:
-        css: ClassVar = {"all": ("visionagents_runner/admin.css",)}
+        css: ClassVar = {"all": ("visionagents_runner/admin.css", "visionagents_runner/admin/live.css")}
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

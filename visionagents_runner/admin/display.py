@@ -77,6 +77,13 @@ def moment(value: datetime | None, *, extra: str = "") -> SafeString:
     return format_html('<time datetime="{}">{}</time>{}', value.isoformat(), exact(value), after)
 
 
+def clock(value: datetime, *, fine: bool = False) -> SafeString:
+    """The time of day, with tenths of a second if ``fine``; the date is there on hover."""
+    local = timezone.localtime(value) if timezone.is_aware(value) else value
+    text = f"{local:%H:%M:%S}" + (f".{local.microsecond // 100_000}" if fine else "")
+    return format_html('<time datetime="{}" title="{}">{}</time>', value.isoformat(), exact(value), text)
+
+
 def ago(value: datetime | None, now: datetime) -> SafeString:
     """How long ago, with the exact time on hover."""
     if value is None:

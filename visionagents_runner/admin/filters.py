@@ -21,6 +21,12 @@ _RECENT_SESSIONS = 1000
 _RECENT_WORKERS = 20
 
 
+class StateFilter(admin.ChoicesFieldListFilter):
+    """Chosen by the tabs above the list, so it needs no place beside it."""
+
+    template = "admin/visionagents_runner/agentsession/no_filter.html"
+
+
 class GroupFilter(admin.SimpleListFilter):
     title = _("live or ended")
     parameter_name = "group"

@@ -6,29 +6,30 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
-from django.db.models import BooleanField, Case, Value, When
+from django.core.exceptions import PermissionDenied
+from django.db.models import BooleanField, Case, OuterRef, Subquery, Value, When
 from django.db.models.functions import Now
+from django.template.response import TemplateResponse
 from django.urls import reverse
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from ..models import KINDS_WITHOUT_WORDS, AgentSession, SessionEvent, Worker
-from . import display
+from ..models import AgentSession, SessionEvent, Worker
+from . import display, live, overview
 from .base import silent_worker
 from .closing import ClosingAdmin
 from .dates import with_periods
-from .filters import AgentFilter, GroupFilter, WorkerFilter, search
-from .history import details
+from .filters import AgentFilter, GroupFilter, StateFilter, WorkerFilter, search
+from .story import Story
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
 
     from ..models.session import AgentSessionQuerySet
-
-MOST_EVENTS = 500
 
 
 class SessionList(ChangeList):
@@ -36,19 +37,24 @@ class SessionList(ChangeList):
 
     def get_queryset(self, request: HttpRequest, *args: Any, **kwargs: Any) -> AgentSessionQuerySet:
         queryset: AgentSessionQuerySet = super().get_queryset(request, *args, **kwargs)  # type: ignore[assignment]
+        last = SessionEvent.objects.filter(session=OuterRef("pk"), seq=OuterRef("event_seq"))
         # Tracebacks and JSON are long, and the list shows none of them.
         return queryset.defer("error", "metadata", "metrics").annotate(
-            has_error=Case(When(error="", then=Value(False)), default=Value(True), output_field=BooleanField())
+            has_error=Case(When(error="", then=Value(False)), default=Value(True), output_field=BooleanField()),
+            last_at=Subquery(last.values("at")[:1]),
+            last_kind=Subquery(last.values("kind")[:1]),
         )
 
 
 @admin.register(AgentSession)
 class AgentSessionAdmin(ClosingAdmin):
+    live_list_template = "admin/visionagents_runner/agentsession/list_live.html"
+    live_page_template = "admin/visionagents_runner/agentsession/page_live.html"
     list_display = ("state", "call", "agent", "who", "where", "age", "reason_mark")
     list_display_links = ("call",)
     list_filter = (
         GroupFilter,
-        "status",
+        ("status", StateFilter),
         "end_reason",
         AgentFilter,
         WorkerFilter,
@@ -74,13 +80,38 @@ class AgentSessionAdmin(ClosingAdmin):
         "ended",
         "duration",
         "reason",
-        "traceback",
-        "metadata_block",
-        "metrics_block",
     )
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        return super().changelist_view(request, {"title": _("Agent sessions"), **(extra_context or {})})
+        context = {"title": _("Agent sessions"), "watch_seconds": live.LIST_SECONDS, **(extra_context or {})}
+        response = super().changelist_view(request, context)
+        if not isinstance(response, TemplateResponse) or response.context_data is None:
+            return response  # a redirect: parameters that mean nothing
+        shown = response.context_data.get("cl")
+        if shown is None:
+            return response  # the confirmation page of an action
+        states = overview.live_states()
+        status = request.GET.get("status__exact")
+        response.context_data |= {
+            "tiles": overview.tiles(states),
+            "tabs": overview.tabs(states, status, filtered=bool(shown.query or shown.has_active_filters)),
+        }
+        if live.shown_until(request) is not None:
+            return live.fragments(request, self.live_list_template, response.context_data)
+        return response
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        after = live.shown_until(request)
+        if after is None:
+            return super().change_view(request, object_id, form_url, extra_context)
+        session = self.get_object(request, unquote(object_id))
+        if not self.has_view_permission(request, session):
+            raise PermissionDenied
+        if session is None:
+            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+        return live.fragments(request, self.live_page_template, self._page_of(request, session, after))
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[SessionList]:
         return SessionList
@@ -114,12 +145,8 @@ class AgentSessionAdmin(ClosingAdmin):
                 {"fields": ("created", "started", "joined", "close_requested", "ended", "duration")},
             ),
         ]
-        if obj is not None and (not obj.is_live or obj.error):
-            fields = ("reason", "traceback") if obj.error else ("reason",)
-            sections.insert(0, (gettext_lazy("End"), {"fields": fields}))
-        sections.append((gettext_lazy("Metadata"), {"fields": ("metadata_block",), "classes": ("va-bare",)}))
-        if request.user.has_perm("visionagents_runner.view_metrics"):
-            sections.append((gettext_lazy("Metrics"), {"fields": ("metrics_block",), "classes": ("va-bare",)}))
+        if obj is not None and not obj.is_live:
+            sections[-1][1]["fields"] = (*sections[-1][1]["fields"], "reason")
         return sections
 
     def render_change_form(
@@ -132,34 +159,44 @@ class AgentSessionAdmin(ClosingAdmin):
         obj: AgentSession | None = None,
     ) -> HttpResponse:
         if obj is not None:
-            if obj.worker is not None and self.can_see(request, Worker):
-                obj.worker_url = reverse("admin:visionagents_runner_worker_change", args=[obj.worker.pk])  # type: ignore[attr-defined]
-            context |= {
-                "title": str(obj),
-                "subtitle": None,
-                "state": display.session_state(obj),
-                "call": display.call(obj, short=True),
-                "closings": self.closings_for(request, obj),
-                **self._history_of(request, obj),
-            }
+            context |= {"title": str(obj), "subtitle": None, **self._page_of(request, obj)}
         return super().render_change_form(request, context, add, change, form_url, obj)
 
-    def _history_of(self, request: HttpRequest, session: AgentSession) -> dict[str, Any]:
-        events = SessionEvent.objects.filter(session=session).order_by("-seq")
-        if not request.user.has_perm("visionagents_runner.view_transcript"):
-            events = events.filter(kind__in=KINDS_WITHOUT_WORDS)
-        newest = list(events[: MOST_EVENTS + 1])
-        lines = [
-            {
-                "seq": event.seq,
-                "kind": event.kind,
-                "time": display.moment(event.at),
-                "since": display.duration(event.at - before.at, precise=True) if before else "",
-                "data": details(event),
-            }
-            for event, before in zip(newest, [*newest[1:], None], strict=True)
-        ]
-        return {"events": lines[:MOST_EVENTS][::-1], "events_cut": len(newest) > MOST_EVENTS}
+    def _page_of(self, request: HttpRequest, session: AgentSession, after: int | None = None) -> dict[str, Any]:
+        if session.worker is not None and self.can_see(request, Worker):
+            session.worker_url = reverse("admin:visionagents_runner_worker_change", args=[session.worker.pk])  # type: ignore[attr-defined]
+        story = Story(
+            session,
+            _now(session),
+            words=request.user.has_perm("visionagents_runner.view_transcript"),
+            numbers=request.user.has_perm("visionagents_runner.view_metrics"),
+        )
+        return {
+            "original": session,
+            "opts": self.opts,
+            "state": display.session_state(session),
+            "call": display.call(session, short=True),
+            "starter": display.starter(session),
+            "as_of": display.clock(_now(session)),
+            "closings": self.closings_for(request, session),
+            "watch_seconds": live.PAGE_SECONDS,
+            "worker_shown": self.where_page(session),
+            "worker_facts": self._worker_facts(session),
+            "metadata": display.json_block(session.metadata) if session.metadata else "",
+            **story.context(after),
+        }
+
+    def _worker_facts(self, session: AgentSession) -> list[str]:
+        """How the process does that runs it; nothing once the session has ended."""
+        worker = session.worker
+        if worker is None or not session.is_live:
+            return []
+        facts = [_("heartbeat %s ago") % display.units(_now(session) - worker.heartbeat_at)]
+        if worker.loop_lag:
+            facts.append(_("loop lag p99 %(p99).0f ms") % {"p99": worker.loop_lag.get("p99_ms", 0)})
+            if worker.loop_lag.get("overloaded"):
+                facts.append(_("overloaded"))
+        return facts
 
     # Columns
 
@@ -187,8 +224,13 @@ class AgentSessionAdmin(ClosingAdmin):
         ran = _("ran %(duration)s") % {"duration": display.units(_lifetime(session))}
         return display.with_note(age, ran)
 
-    @admin.display(description=gettext_lazy("end reason"), ordering="end_reason")
+    @admin.display(description=gettext_lazy("last event or end"), ordering="end_reason")
     def reason_mark(self, session: AgentSession) -> SafeString | str:
+        if session.is_live:
+            at, kind = getattr(session, "last_at", None), getattr(session, "last_kind", None)
+            if at is None:
+                return display.NOTHING
+            return display.with_note(display.age(at, _now(session)), str(kind).replace("_", " "))
         if not getattr(session, "has_error", False):
             return self.reason(session)
         mark = format_html('<span class="va-error-mark va-below">{}</span>', _("has error"))
@@ -248,32 +290,6 @@ class AgentSessionAdmin(ClosingAdmin):
     @admin.display(description=gettext_lazy("end reason"))
     def reason(self, session: AgentSession) -> str:
         return session.get_end_reason_display() or display.NOTHING
-
-    @admin.display(description=gettext_lazy("error"))
-    def traceback(self, session: AgentSession) -> SafeString:
-        return display.block(session.error)
-
-    @admin.display(description=gettext_lazy("metadata"))
-    def metadata_block(self, session: AgentSession) -> SafeString | str:
-        return display.json_block(session.metadata) if session.metadata else _("None was given.")
-
-    @admin.display(description=gettext_lazy("metrics"))
-    def metrics_block(self, session: AgentSession) -> SafeString | str:
-        if not session.metrics and not session.is_live:
-            return _("None were recorded.")
-        if not session.metrics:
-            return _("None yet. The worker writes a snapshot here while the agent is on the call.")
-        rows = format_html_join(
-            "",
-            '<tr><th scope="row"><code>{}</code></th><td>{}</td></tr>',
-            ((key, display.number(value)) for key, value in session.metrics.items()),
-        )
-        return format_html(
-            '<p class="va-quiet">{} {}</p><table class="va-metrics"><tbody>{}</tbody></table>',
-            _("As of"),
-            display.moment(session.metrics_at),
-            rows,
-        )
 
     @staticmethod
     def _worker(session: AgentSession, *, short: bool = False) -> SafeString:

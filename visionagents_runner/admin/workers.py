@@ -6,6 +6,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
 from django.db.models import BooleanField, Case, Count, IntegerField, OuterRef, QuerySet, Subquery, Value, When
 from django.db.models.functions import Coalesce, Now
 from django.urls import reverse
@@ -16,8 +18,10 @@ from django.utils.translation import gettext_lazy
 
 from ..conf import get_settings
 from ..models import AgentSession, Worker, WorkerState
-from . import display
-from .base import ReadOnlyAdmin, silent_worker
+from . import display, live
+from .audit import log_of
+from .base import silent_worker
+from .draining import DrainingAdmin
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
@@ -26,7 +30,8 @@ MOST_SESSIONS = 200
 
 
 @admin.register(Worker)
-class WorkerAdmin(ReadOnlyAdmin[Worker]):
+class WorkerAdmin(DrainingAdmin):
+    live_page_template = "admin/visionagents_runner/worker/page_live.html"
     list_display = ("state_mark", "host", "heartbeat", "live_sessions", "loop_lag_shown", "age")
     list_display_links = ("host",)
     list_filter = ("state",)
@@ -34,15 +39,11 @@ class WorkerAdmin(ReadOnlyAdmin[Worker]):
     search_help_text = gettext_lazy("Part of a host's name.")
     ordering = ("-started_at",)
     fieldsets = (
-        (None, {"fields": ("heartbeat", "live_sessions", "loop_lag_shown")}),
         (gettext_lazy("Process"), {"fields": ("host", "worker_id", "boot_id", "pid_namespace", "process_started")}),
         (gettext_lazy("Software"), {"fields": ("runner", "version")}),
         (gettext_lazy("When"), {"fields": ("started", "stopped")}),
     )
     readonly_fields = (
-        "heartbeat",
-        "live_sessions",
-        "loop_lag_shown",
         "host",
         "worker_id",
         "started",
@@ -67,6 +68,18 @@ class WorkerAdmin(ReadOnlyAdmin[Worker]):
             )
         )
 
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        if live.shown_until(request) is None:
+            return super().change_view(request, object_id, form_url, extra_context)
+        worker = self.get_object(request, unquote(object_id))
+        if not self.has_view_permission(request, worker):
+            raise PermissionDenied
+        if worker is None:
+            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+        return live.fragments(request, self.live_page_template, self._page_of(request, worker))
+
     def render_change_form(
         self,
         request: HttpRequest,
@@ -77,10 +90,55 @@ class WorkerAdmin(ReadOnlyAdmin[Worker]):
         obj: Worker | None = None,
     ) -> HttpResponse:
         if obj is not None:
-            context |= {"title": str(obj), "subtitle": None, "state": self.state_mark(obj)}
-            if self.can_see(request, AgentSession):
-                context |= self._sessions_of(obj)
+            context |= {"title": str(obj), "subtitle": None, **self._page_of(request, obj)}
         return super().render_change_form(request, context, add, change, form_url, obj)
+
+    def _page_of(self, request: HttpRequest, worker: Worker) -> dict[str, Any]:
+        return {
+            "original": worker,
+            "opts": self.opts,
+            "state": self.state_mark(worker),
+            "requests": self.requests_for(request, worker),
+            "tiles": self._tiles(worker),
+            "drain_note": _drain_note(worker),
+            "watch_seconds": live.LIST_SECONDS,
+            "is_live": worker.state != WorkerState.STOPPED,
+            "audit": log_of(worker),
+            **(self._sessions_of(worker) if self.can_see(request, AgentSession) else {}),
+        }
+
+    def _tiles(self, worker: Worker) -> list[dict[str, Any]]:
+        stopped = worker.state == WorkerState.STOPPED
+        count: int = worker.live_count  # type: ignore[attr-defined]
+        full = worker.capacity is not None and count >= worker.capacity
+        limit = _("no limit") if worker.capacity is None else _("of %d") % worker.capacity
+        until = worker.stopped_at or _now(worker)
+        lag = {} if stopped else worker.loop_lag
+        bad_lag = bool(lag.get("overloaded"))
+        note = _("p50 %(p50).0f ms, longest %(max).0f ms") % {"p50": lag["p50_ms"], "max": lag["max_ms"]} if lag else ""
+        return [
+            {
+                "name": "heartbeat",
+                "label": _("heartbeat"),
+                "value": _("%s ago") % display.units(_now(worker) - worker.heartbeat_at),
+                "note": _("silent from %g s on") % get_settings().WORKER_TTL if not stopped else "",
+                "bad": _is_silent(worker),
+            },
+            {"name": "sessions", "label": _("live sessions"), "value": str(count), "note": limit, "bad": full},
+            {
+                "name": "lag",
+                "label": _("loop lag p99"),
+                "value": _("%.0f ms") % lag["p99_ms"] if lag else display.NOTHING,
+                "note": _("overloaded: no new sessions") if bad_lag else note,
+                "bad": bad_lag,
+            },
+            {
+                "name": "age",
+                "label": _("ran") if stopped else _("runs for"),
+                "value": display.duration(until - worker.started_at),
+                "note": "",
+            },
+        ]
 
     def _sessions_of(self, worker: Worker) -> dict[str, Any]:
         live = AgentSession.objects.live().filter(worker=worker).select_related("started_by")
@@ -156,6 +214,19 @@ class WorkerAdmin(ReadOnlyAdmin[Worker]):
     @admin.display(description=gettext_lazy("stopped"), ordering="stopped_at")
     def stopped(self, worker: Worker) -> SafeString:
         return display.moment(worker.stopped_at)
+
+
+def _drain_note(worker: Worker) -> str:
+    """What became of the request to drain, if there is one."""
+    if worker.drain_requested_at is None or worker.state == WorkerState.STOPPED:
+        return ""
+    asked = _("Asked to drain %s ago.") % display.units(_now(worker) - worker.drain_requested_at)
+    if worker.state != WorkerState.DRAINING:
+        return f"{asked} {_('The worker has not seen that yet.')}"
+    count: int = worker.live_count  # type: ignore[attr-defined]
+    if count:
+        return f"{asked} {_('It takes no new sessions; those below go on until they end.')}"
+    return f"{asked} {_('It runs no session: the process can be stopped.')}"
 
 
 def _is_silent(worker: Worker) -> bool:

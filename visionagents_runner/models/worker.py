@@ -64,6 +64,9 @@ class Worker(models.Model):
     started_at = models.DateTimeField(db_default=Now())
     heartbeat_at = models.DateTimeField(db_default=Now())
     stopped_at = models.DateTimeField(null=True, blank=True)
+    drain_requested_at = models.DateTimeField(
+        null=True, blank=True, help_text=_("An operator wants it to take no new sessions; empty: nobody does.")
+    )
 
     sessions: models.Manager[AgentSession]
 
@@ -71,6 +74,7 @@ class Worker(models.Model):
 
     class Meta:
         ordering = ("-started_at",)
+        permissions = (("drain_worker", "Can drain workers"),)
         indexes = (models.Index(fields=["state", "heartbeat_at"], name="va_worker_state_heartbeat"),)
         constraints = (
             models.CheckConstraint(
@@ -86,6 +90,23 @@ class Worker(models.Model):
     def mark_draining(self) -> bool:
         """Take no new sessions from now on; False if it was stopped already."""
         return self._set_state(WorkerState.DRAINING)
+
+    def mark_running(self) -> bool:
+        """Take new sessions again; False if it was stopped already."""
+        return self._set_state(WorkerState.RUNNING)
+
+    def request_drain(self) -> bool:
+        """Ask its process to take no new sessions, until `withdraw_drain`. False if that is known, or it has stopped.
+
+        Its process sees that within POLL_INTERVAL and marks itself draining.
+        """
+        unasked = Worker.objects.running().filter(pk=self.pk, drain_requested_at__isnull=True)
+        return bool(unasked.update(drain_requested_at=Now()))
+
+    def withdraw_drain(self) -> bool:
+        """Let its process take new sessions again; False if nobody had asked it to drain, or it has stopped."""
+        asked = Worker.objects.running().filter(pk=self.pk, drain_requested_at__isnull=False)
+        return bool(asked.update(drain_requested_at=None))
 
     def mark_stopped(self) -> bool:
         """Say goodbye. Its sessions must have ended before; False if it was stopped already."""
