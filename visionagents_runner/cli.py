@@ -41,6 +41,9 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--http-log-level", default="INFO", metavar="LEVEL", help=_levels("INFO"))
     parser.add_argument("--debug", action="store_true", help="asyncio's debug mode")
     parser.add_argument("--no-splash", action="store_true", help="do not print the lines at the start")
+    parser.add_argument(
+        "--log-format", default=None, choices=("text", "json"), help="lines, or JSON objects (default: LOG_FORMAT)"
+    )
     parser.add_argument("--server", default="daphne", choices=("daphne", "uvicorn"), help="default: %(default)s")
 
 
@@ -72,6 +75,7 @@ def serve(runner: Runner, options: argparse.Namespace) -> int:
         port=_port(options.port),
         agents_log_level=options.agents_log_level,
         http_log_level=options.http_log_level,
+        log_format=options.log_format,
         debug=options.debug,
         server=options.server,
         splash=not options.no_splash,

@@ -53,6 +53,9 @@ class RunnerSettings:
     METRICS_INTERVAL: float = 5.0
     """Seconds between two snapshots of an agent's metrics to its row, where they changed."""
 
+    LOG_FORMAT: Literal["text", "json"] = "text"
+    """How ``serveagents`` and ``runagent`` log where the project has not configured logging: lines, or JSON objects."""
+
     LOOP_LAG_WARNING: float = 0.2
     """Seconds that something may hold the event loop before the log names it; 0 for never."""
 

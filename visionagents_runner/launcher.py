@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .prometheus import Instruments
     from .recorder import Recorder
     from .session import LiveSession
+    from .tracing import SessionTrace
     from .worker import AgentWorker
 
 logger = logging.getLogger(__name__)
@@ -382,9 +383,11 @@ class AgentLauncher:
             source=source,
             created_at=datetime.now(UTC),
         )
+        from .correlation import correlated_context
         from .tasks import spawn
 
-        return await asyncio.shield(spawn(self._start(row, video_track_override_path), name=f"start-{row.pk}"))
+        starting = self._start(row, video_track_override_path)
+        return await asyncio.shield(spawn(starting, name=f"start-{row.pk}", context=correlated_context()))
 
     async def _start(self, row: Any, video_track_override_path: str | None) -> LiveSession:
         worker = self._worker
@@ -394,7 +397,7 @@ class AgentLauncher:
             return await self._start_on(worker, row, video_track_override_path)
 
     async def _start_on(self, worker: AgentWorker, row: Any, video_track_override_path: str | None) -> LiveSession:
-        from .session import LiveSession
+        from .session import trace_of
 
         if (reason := worker.not_starting()) is not None:
             raise reason
@@ -403,16 +406,31 @@ class AgentLauncher:
             # The database would say so too; a flood of starts need not ask it.
             raise MaxConcurrentSessionsExceeded(f"Reached maximum number of concurrent sessions ({limit})")
         row.worker_id = worker.id
+        trace = trace_of(row)
+        with trace.start():
+            return await self._start_traced(worker, row, video_track_override_path, trace)
+
+    async def _start_traced(
+        self, worker: AgentWorker, row: Any, video_track_override_path: str | None, trace: SessionTrace
+    ) -> LiveSession:
+        from .session import LiveSession
+
         self._admitting += 1
         try:
-            await self._admit(row)
-            session = LiveSession(row, self, video_track_override_path=video_track_override_path, on_end=self._forget)
+            with trace.span("admit"):
+                await self._admit(row)
+            session = LiveSession(
+                row, self, video_track_override_path=video_track_override_path, on_end=self._forget, trace=trace
+            )
             self._sessions[session.id] = session
+        except BaseException:
+            trace.end("not_admitted", failed=True)
+            raise
         finally:
             self._admitting -= 1
         self.total_started += 1
         session.begin()
-        if (reason := worker.not_taking()) is not None:
+        if worker.not_taking() is not None:
             # The drain began while the row was being written: it counted the sessions without this one.
             session.request_close(by="drain", reason=worker.closing_reason)
         await session.wait_started()

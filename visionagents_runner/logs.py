@@ -1,13 +1,18 @@
-"""How log lines look in a terminal, where the project has not configured logging itself."""
+"""How log lines look, in a terminal and as JSON, where the project has not configured logging itself."""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from datetime import datetime
-from typing import TextIO
+from datetime import UTC, datetime
+from typing import Any, Literal, TextIO
 
+from .conf import get_settings
+from .correlation import CorrelationFilter
 from .exceptions import RunnerConfigurationError
+
+Format = Literal["text", "json"]
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _AGENT_LOGGERS = ("visionagents_runner", "vision_agents")
@@ -15,6 +20,7 @@ _HTTP_LOGGERS = ("daphne", "uvicorn", "django.server", "django.request")
 _NAME_WIDTH = 24
 _COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "call_id", "taskName"}
+_TRACE = frozenset({"trace_id", "span_id"})
 
 
 def clean_level(level: str) -> str:
@@ -28,10 +34,19 @@ def clean_level(level: str) -> str:
     return name
 
 
-def configure_logging(*, agents: str, http: str = "INFO", stream: TextIO | None = None) -> None:
-    """Set levels, and give the loggers concerned a handler if neither they nor the root have one."""
+def configure_logging(
+    *, agents: str, http: str = "INFO", stream: TextIO | None = None, log_format: Format | None = None
+) -> None:
+    """Set levels, and give the loggers concerned a handler if neither they nor the root have one.
+
+    ``log_format`` is LOG_FORMAT unless given.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(LineFormatter(colour=handler.stream.isatty()))
+    handler.addFilter(CorrelationFilter())
+    if (log_format or get_settings().LOG_FORMAT) == "json":
+        handler.setFormatter(JSONFormatter())
+    else:
+        handler.setFormatter(LineFormatter(colour=handler.stream.isatty()))
     root_has_handlers = bool(logging.getLogger().handlers)
     for names, level in ((_AGENT_LOGGERS, agents), (_HTTP_LOGGERS, http)):
         for name in names:
@@ -70,7 +85,7 @@ class LineFormatter(logging.Formatter):
         extras = " ".join(
             f"{key}={value}"
             for key, value in vars(record).items()
-            if key not in _STANDARD and not key.startswith("_") and str(value) not in message
+            if key not in _STANDARD | _TRACE and not key.startswith("_") and str(value) not in message
         )
         parts = [
             self._paint(f"{shown:8}", "2"),
@@ -87,6 +102,31 @@ class LineFormatter(logging.Formatter):
 
     def _paint(self, text: str, code: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self._colour and code else text
+
+
+class JSONFormatter(logging.Formatter):
+    """One JSON object a line: ``time`` (UTC), ``level``, ``logger``, ``message``, what is in ``extra``, ``exception``.
+
+    With a `CorrelationFilter` on the handler, also ``session``, ``call``, ``request_id``, ``trace_id``, ``span_id``.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC)
+            .isoformat(timespec="milliseconds")
+            .replace("+00:00", "Z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for key, value in vars(record).items():
+            if key not in _STANDARD and not key.startswith("_"):
+                line.setdefault(key, value)
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            line["stack"] = self.formatStack(record.stack_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
 
 
 def _cut(name: str) -> str:

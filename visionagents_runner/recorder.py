@@ -22,6 +22,7 @@ from . import store
 from .conf import get_settings
 from .models import EventLine
 from .tasks import spawn
+from .tracing import span
 
 if TYPE_CHECKING:
     from .observe import Listener, Observed
@@ -240,7 +241,8 @@ class Recorder:
         after: dict[uuid.UUID, int] | None = None
         while True:
             try:
-                last = await store.record(batch, after=after)
+                with span("agent_recorder.flush", **{"visionagents.events": len(batch)}):
+                    last = await store.record(batch, after=after)
             except store.DATABASE_ERRORS as error:
                 if not away_since:
                     away_since = time.monotonic()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from . import store
 from .application import AgentsApplication, drain, project_application, sweep
 from .exceptions import RunnerConfigurationError
-from .logs import configure_logging
+from .logs import Format, configure_logging
 from .report import print_ready, print_report
 from .worker import AgentWorker, current_worker, ensure_worker
 
@@ -43,6 +43,7 @@ def serve(
     port: int,
     agents_log_level: str = "INFO",
     http_log_level: str = "INFO",
+    log_format: Format | None = None,
     debug: bool = False,
     server: str = "daphne",
     splash: bool = True,
@@ -57,7 +58,7 @@ def serve(
     """
     if server not in SERVERS:
         raise RunnerConfigurationError(f"Unknown server {server!r}: choose from {', '.join(SERVERS)}")
-    configure_logging(agents=agents_log_level, http=http_log_level)
+    configure_logging(agents=agents_log_level, http=http_log_level, log_format=log_format)
     if debug:
         # Read when the loop is made, which for daphne is when it is first imported.
         os.environ.setdefault("PYTHONASYNCIODEBUG", "1")

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import dataclasses
 import logging
 import math
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.dispatch import Signal
 
 from . import store
 from .conf import get_settings
+from .correlation import correlate
 from .exceptions import StartFailed, StartTimeout
 from .models import AgentSession, EndReason, SessionStatus
 from .signals import session_ended, session_started
 from .tasks import spawn, wait_for_any
+from .tracing import SessionTrace
 from .videofile import play_to
 
 if TYPE_CHECKING:
@@ -53,6 +57,7 @@ class LiveSession:
         *,
         video_track_override_path: str | None = None,
         on_end: Callable[[LiveSession], None] = lambda session: None,
+        trace: SessionTrace | None = None,
     ) -> None:
         self.row = row
         self.uuid: uuid.UUID = row.pk
@@ -97,6 +102,10 @@ class LiveSession:
         self._gave_up = asyncio.Event()
         self._observer: Observer | None = None
         self._recorder = launcher.recorder
+        self._trace = trace or trace_of(row)
+        self._context = contextvars.Context()
+        self._context.run(correlate, session=self.id, call=f"{self.call_type}/{self.call_id}")
+        self._context.run(self._trace.enter)
         self._instruments = launcher.instruments
 
     def __repr__(self) -> str:
@@ -219,7 +228,7 @@ class LiveSession:
 
     def begin(self) -> None:
         """Start the supervisor. The row exists."""
-        self._supervisor = spawn(self._supervise(), name=f"agent-session-{self.id}")
+        self._supervisor = self._spawn(self._supervise(), name=f"agent-session-{self.id}")
 
     def abandon(self) -> None:
         """Wait for nothing any more, not even for the database; for a process that has to end."""
@@ -272,6 +281,14 @@ class LiveSession:
 
     # The supervisor
 
+    def _spawn(self, coroutine: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+        """Run a task whose log records and spans are known as this session's."""
+        return spawn(coroutine, name=name, context=self._context.copy())
+
+    async def _traced(self, name: str, work: Callable[[], Awaitable[T]]) -> T:
+        with self._trace.span(name):
+            return await work()
+
     async def _supervise(self) -> None:
         try:
             reason, error = await self._uncancelled(self._live(), (EndReason.CANCELLED, ""))
@@ -294,7 +311,7 @@ class LiveSession:
 
         Returns ``cancelled`` if ``work`` itself was cancelled.
         """
-        task: asyncio.Task[T] = spawn(work, name=f"agent-session-step-{self.id}")
+        task: asyncio.Task[T] = self._spawn(work, name=f"agent-session-step-{self.id}")
         while not task.done():
             try:
                 await asyncio.wait({task})
@@ -329,7 +346,9 @@ class LiveSession:
     async def _build(self) -> tuple[EndReason, str] | None:
         """Build the agent; None if that worked, else the reason and error to end with."""
         limit = get_settings().START_TIMEOUT
-        self._stage = build = spawn(self._launcher.build_agent(self), name=f"agent-session-build-{self.id}")
+        self._stage = build = self._spawn(
+            self._traced("build", partial(self._launcher.build_agent, self)), name=f"agent-session-build-{self.id}"
+        )
         if self.closing:
             build.cancel()
         await wait_for_any(build, self._close_event, timeout=limit)
@@ -368,7 +387,8 @@ class LiveSession:
         self._observe(agent)
         self._started_at = datetime.now(UTC)
         self._join_began = time.monotonic()
-        self._stage = self.task = spawn(
+        self._trace.begin_join()
+        self._stage = self.task = self._spawn(
             self._launcher.join_call(agent, self.call_type, self.call_id), name=f"agent-{self.id}"
         )
         self.status = SessionStatus.ACTIVE
@@ -383,7 +403,9 @@ class LiveSession:
             self._started.set_result(None)
         logger.info("Session %s started", self.id, extra=self._extra())
         # On its own: a receiver that hangs must not keep the session from being watched.
-        self._launcher.track(spawn(_send(session_started, session_id=self.id, session=self), name=f"told-{self.id}"))
+        self._launcher.track(
+            self._spawn(_send(session_started, session_id=self.id, session=self), name=f"told-{self.id}")
+        )
 
     def _observe(self, agent: Agent) -> None:
         """Learn what the agent does, and have it recorded."""
@@ -411,6 +433,7 @@ class LiveSession:
         if self._joined_at_monotonic is None:
             self._joined_at_monotonic = time.monotonic()
             self._joined.set()
+            self._trace.end_join()
             if self._instruments is not None and self._join_began is not None:
                 self._instruments.joined(self.agent_name, self._joined_at_monotonic - self._join_began)
 
@@ -439,6 +462,8 @@ class LiveSession:
         assert task is not None
         failure = None if not task.done() or task.cancelled() else task.exception()
         trace = "" if failure is None else "".join(traceback.format_exception(failure))
+        if failure is not None:
+            self._trace.failed(failure)
         if self._close_reason is not None:
             problem = "" if task.done() else "join_call did not end when it was cancelled; it was left behind."
             return self._close_reason, "\n".join(filter(None, (self._close_error, problem, trace)))
@@ -457,7 +482,7 @@ class LiveSession:
         if agent is None:
             return ""
         self.status = SessionStatus.CLOSING
-        task = spawn(close_agent(agent), name=f"agent-close-{self.id}")
+        task = self._spawn(self._traced("close", partial(close_agent, agent)), name=f"agent-close-{self.id}")
         problem = await self._bounded(task, "agent.close() did not end")
         if problem or task.cancelled():
             return problem
@@ -472,7 +497,7 @@ class LiveSession:
         if build.cancelled() or build.exception() is not None:
             return
         logger.warning("Session %s: its agent was built too late; closing it", self.id, extra=self._extra())
-        self._keep(spawn(close_agent(build.result()), name=f"agent-close-{self.id}"))
+        self._keep(self._spawn(close_agent(build.result()), name=f"agent-close-{self.id}"))
 
     def _keep(self, task: asyncio.Task[Any], then: Callable[[asyncio.Task[Any]], None] | None = None) -> None:
         """Hold a reference to a task that is left to itself, and take note of its exception."""
@@ -502,11 +527,12 @@ class LiveSession:
         finally:
             self.end_reason, self.error, self.status = reason, error, reason.status
             logger.info("Session %s ended: %s", self.id, reason.value, extra=self._extra())
+            self._trace.end(reason.value, failed=reason.status is SessionStatus.FAILED)
             if self._instruments is not None:
                 self._instruments.ended(self.agent_name, reason.value)
             if mine:  # who ended the row tells of it
                 told = _send(session_ended, session_id=self.id, status=reason.status.value, end_reason=reason.value)
-                self._launcher.track(spawn(told, name=f"told-{self.id}"))
+                self._launcher.track(self._spawn(told, name=f"told-{self.id}"))
             self._on_end(self)
             if not self._ended.done():
                 self._ended.set_result(None)
@@ -516,7 +542,7 @@ class LiveSession:
         if self._observer is not None:
             self._observer.close()
         if self._recorder is not None:
-            settling = spawn(self._recorder.settle(self.uuid), name=f"agent-session-settle-{self.id}")
+            settling = self._spawn(self._recorder.settle(self.uuid), name=f"agent-session-settle-{self.id}")
             await wait_for_any(settling, self._gave_up)
             settling.cancel()
 
@@ -555,7 +581,7 @@ class LiveSession:
                 await asyncio.wait({previous})
             return await store.persist(fn, *args, **kwargs)
 
-        task = spawn(write(), name=f"agent-session-write-{self.id}")
+        task = self._spawn(write(), name=f"agent-session-write-{self.id}")
         task.add_done_callback(self._note_failed_write)
         self._last_write = task
         return task
@@ -578,6 +604,11 @@ class LiveSession:
 
     def _extra(self) -> dict[str, Any]:
         return {"session": self.id, "call": f"{self.call_type}/{self.call_id}"}
+
+
+def trace_of(row: AgentSession) -> SessionTrace:
+    """Begin the trace of a session."""
+    return SessionTrace(session_id=str(row.pk), agent=row.agent, call_type=row.call_type, call_id=row.call_id)
 
 
 def _number(value: Any) -> int | float | None:

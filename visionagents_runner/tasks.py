@@ -10,13 +10,17 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def spawn(coroutine: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
-    """Run ``coroutine`` as a task that inherits nothing from whoever starts it.
+def spawn(
+    coroutine: Coroutine[Any, Any, T], *, name: str, context: contextvars.Context | None = None
+) -> asyncio.Task[T]:
+    """Run ``coroutine`` as a task that inherits nothing from whoever starts it, or only ``context``.
 
     A task made inside a view would inherit asgiref's thread of that request, and fail at its first query after the
     request has ended.
     """
-    return asyncio.get_running_loop().create_task(coroutine, name=name, context=contextvars.Context())
+    return asyncio.get_running_loop().create_task(
+        coroutine, name=name, context=contextvars.Context() if context is None else context
+    )
 
 
 async def wait_for_any(task: asyncio.Task[Any], *until: asyncio.Event, timeout: float | None = None) -> None:

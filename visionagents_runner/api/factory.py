@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from copy import deepcopy
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
@@ -13,13 +13,14 @@ from ninja import NinjaAPI
 from ninja.openapi.schema import OpenAPISchema
 
 from .. import __version__
+from ..correlation import clean_request_id, correlate, uncorrelate
 from ..runner import Runner
 from .calls import router as calls_router
 from .docs import LocalSwagger
 from .errors import error_response, json_response, register_error_handlers
 from .history import router as history_router
 from .invitations import router as invitations_router
-from .paths import Match, Matcher
+from .paths import Match, Matcher, scope_of
 from .routes import bind
 from .schemas import NAME
 from .sessions import router as sessions_router
@@ -27,6 +28,8 @@ from .speak import router as speak_router
 from .status import router as status_router
 
 View = Callable[..., Awaitable[HttpResponse]]
+
+REQUEST_ID = "X-Request-ID"
 
 _DESCRIPTION = """Starts, shows and closes voice and video agents.
 
@@ -126,14 +129,30 @@ class RunnerAPI(NinjaAPI):
 
     async def respond(self, request: HttpRequest, match: Match) -> HttpResponse:
         """Return the answer; whatever happens, there is one."""
+        request_id = clean_request_id(_given_request_id(request))
+        token = correlate(request_id=request_id)
         try:
             response = await self._views[match.route](request, **match.parameters)
         except Exception as error:
-            return error_response(request, error)
+            response = error_response(request, error)
+        finally:
+            uncorrelate(token)
         if response.status_code == 405:
             allowed = ", ".join(sorted(set(response["Allow"].split(", "))))
-            return json_response({"detail": f"{request.method} is not allowed here"}, 405, {"Allow": allowed})
+            response = json_response({"detail": f"{request.method} is not allowed here"}, 405, {"Allow": allowed})
+        response[REQUEST_ID] = request_id
         return response
+
+
+def _given_request_id(request: HttpRequest) -> str | None:
+    scope = scope_of(request)
+    if scope is None:
+        return request.headers.get(REQUEST_ID)
+    # From the scope: a request of the lean mount makes its headers only when somebody looks.
+    for name, value in cast("Iterable[tuple[bytes, bytes]]", scope["headers"]):
+        if name == b"x-request-id":
+            return value.decode("latin1")
+    return None
 
 
 def _documented(parameter: dict[str, Any]) -> dict[str, Any]:
