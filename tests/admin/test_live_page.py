@@ -146,7 +146,7 @@ def test_a_number_that_is_none_means_everything(root: Client, make: Make, value:
 
 
 def test_a_long_history_is_cut_to_its_newest(root: Client, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MOST_EVENTS", "MOST_WORDS"):
+    for name in ("MOST_EVENTS", "MOST_WORDS", "MOST_DRAWN"):
         monkeypatch.setattr(story, name, 3)
     session = make()
     happen(session, *((number, "message", said(f"line {number}")) for number in range(5)))
@@ -154,6 +154,9 @@ def test_a_long_history_is_cut_to_its_newest(root: Client, make: Make, monkeypat
     assert seqs(text, "va-events") == seqs(text, "va-transcript") == [5, 6, 7]
     assert "The newest 3 of them." in text
     assert "The newest 3 messages." in text
+    assert "The newest part of it." in text
+    assert text.count("va-span va-span-people") == 3
+    assert re.search(r'va-tick"[^>]*text-anchor="start">0:02<', text)  # since the session began
 
 
 def test_an_ended_session_says_so_to_the_script(root: Client, make: Make) -> None:

@@ -114,7 +114,6 @@ class DrainingAdmin(ReadOnlyAdmin[Worker]):
                 queryset=[worker],
                 action_flag=CHANGE,
                 change_message=what.log,
-                single_object=True,
             )
             self.message_user(request, what.done, messages.SUCCESS)
         else:

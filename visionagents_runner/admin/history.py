@@ -23,7 +23,8 @@ def details(event: SessionEvent) -> Details:
             return describe(data)
         except (KeyError, TypeError, AttributeError):
             pass
-    return [(key, display.json_line(value)) for key, value in data.items() if value is not None]
+    # PostgreSQL keeps keys in an order of its own.
+    return [(key, display.json_line(value)) for key, value in sorted(data.items()) if value is not None]
 
 
 def _message(data: dict[str, Any]) -> Details:

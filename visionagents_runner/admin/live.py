@@ -18,7 +18,7 @@ HEADER = "X-Live"
 """Sent by live.js. Its value is the number of the last event that the page shows, where it shows events."""
 
 LIST_SECONDS = 5
-PAGE_SECONDS = 2
+PAGE_SECONDS = 3
 
 
 def shown_until(request: HttpRequest) -> int | None:

@@ -11,6 +11,7 @@ from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
 from django.db.models import BooleanField, Case, OuterRef, Subquery, Value, When
 from django.db.models.functions import Now
+from django.http import Http404
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html
@@ -110,7 +111,7 @@ class AgentSessionAdmin(ClosingAdmin):
         if not self.has_view_permission(request, session):
             raise PermissionDenied
         if session is None:
-            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+            raise Http404
         return live.fragments(request, self.live_page_template, self._page_of(request, session, after))
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[SessionList]:

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 MOST_EVENTS = 500
 MOST_WORDS = 500
-MOST_DRAWN = 2000
-MOST_LOOKED_AT = 20_000
+MOST_DRAWN = 600
+"""Drawing them holds the interpreter, which may carry calls too: 600 take some 20 ms."""
+MOST_LOOKED_AT = 10_000
 _FIRST_EVENTS = 1000
 _WORDS = ("message", "asked", "dropped")
 
@@ -66,10 +67,11 @@ class Story:
 
     def context(self, after: int | None = None) -> dict[str, Any]:
         """What the templates take. ``after`` is the last event that is shown already: then only what is new."""
+        tiles = self._tiles_by_row()
         quick = {
             "watch_seq": self.session.event_seq,
             "is_live": self.session.is_live,
-            "tiles": self._tiles_by_row(),
+            "tiles": tiles,
             "metrics": self._metrics(),
             "may_read": self.words,
         }
@@ -77,12 +79,15 @@ class Story:
             return quick
         events, cut = self._events(after)
         drawn = self._drawn()
+        cut_at = drawn[0].at if len(drawn) == MOST_DRAWN else None
+        start = cut_at or self.session.created_at
         report = read_report(self.session.error) if self.session.error else None
         return quick | {
             "news": True,
             "steps": self._steps(),
-            "tiles": [*quick["tiles"], *self._tiles_by_events()],
-            "timeline": timeline(drawn, self.session.created_at, self.end),
+            "tiles": [*tiles, *self._tiles_by_events()],
+            "timeline": timeline(drawn, start, self.end, origin=self.session.created_at),
+            "timeline_cut": cut_at is not None,
             "latency": latency(drawn, self.session.created_at),
             "latency_parts": [str(label) for _key, _kind, label in PARTS],
             "report": report,
@@ -97,8 +102,7 @@ class Story:
     def _steps(self) -> list[Step]:
         session = self.session
         first_audio = (
-            self._all(_FIRST_EVENTS, first=True)
-            .filter(kind="agent_turn_started")
+            SessionEvent.objects.filter(session=session, seq__lte=_FIRST_EVENTS, kind="agent_turn_started")
             .order_by("seq")
             .values_list("at", flat=True)
             .first()
@@ -166,18 +170,17 @@ class Story:
 
     # Its events
 
-    def _all(self, count: int, *, first: bool = False) -> SessionEventQuerySet:
-        """The events that this reader may see: of the first ``count``, or of the newest `MOST_LOOKED_AT`."""
-        events: SessionEventQuerySet = SessionEvent.objects.filter(session=self.session)
-        events = events.filter(seq__lte=count) if first else events.filter(seq__gt=self._last_seq)
+    def _newest(self) -> SessionEventQuerySet:
+        """Those of the newest `MOST_LOOKED_AT` events that this reader may see."""
+        events: SessionEventQuerySet = SessionEvent.objects.filter(session=self.session, seq__gt=self._last_seq)
         return events if self.words else events.filter(kind__in=KINDS_WITHOUT_WORDS)
 
     def _events(self, after: int | None) -> tuple[list[dict[str, Any]], bool]:
-        found = self._all(MOST_EVENTS)
+        found = self._newest()
         if after is not None:
             found = found.filter(seq__gte=after)  # and the one before, for the time since it
         newest = list(found.order_by("-seq")[: MOST_EVENTS + 1])
-        lines = [
+        lines: list[dict[str, Any]] = [
             {
                 "seq": event.seq,
                 "kind": event.kind,
@@ -192,12 +195,12 @@ class Story:
         return shown[::-1], after is None and len(newest) > MOST_EVENTS
 
     def _drawn(self) -> list[SessionEvent]:
-        return list(self._all(MOST_DRAWN).filter(kind__in=TIMELINE_KINDS).order_by("-seq")[:MOST_DRAWN])[::-1]
+        return list(self._newest().filter(kind__in=TIMELINE_KINDS).order_by("-seq")[:MOST_DRAWN])[::-1]
 
     def _transcript(self, after: int | None) -> dict[str, Any] | None:
         if not self.words:
             return None
-        found = self._all(MOST_WORDS).filter(kind__in=_WORDS)
+        found = self._newest().filter(kind__in=_WORDS)
         if after is not None:
             found = found.filter(seq__gt=after)
         newest = list(found.order_by("-seq")[: MOST_WORDS + 1])

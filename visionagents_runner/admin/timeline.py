@@ -69,8 +69,9 @@ class Timeline:
 
 
 class _Scale:
-    def __init__(self, start: datetime, end: datetime) -> None:
+    def __init__(self, start: datetime, end: datetime, origin: datetime) -> None:
         self.start = start
+        self.origin = origin
         self.seconds = max((end - start).total_seconds(), _LEAST_SECONDS)
 
     def at(self, moment: datetime) -> float:
@@ -79,25 +80,34 @@ class _Scale:
     def bar(self, begin: datetime, end: datetime, kind: str, title: str) -> Bar:
         x = self.at(begin)
         took = display.duration(max(end - begin, timedelta()), precise=True)
-        since = offset(begin - self.start)
+        since = offset(begin - self.origin)
         return Bar(f"{x:.3f}", f"{self.at(end) - x:.3f}", kind, f"{since} {title}, {took}")
 
     def moment(self, at: datetime, kind: str, title: str) -> Bar:
-        return Bar(f"{self.at(at):.3f}", "0", kind, f"{offset(at - self.start)} {title}")
+        return Bar(f"{self.at(at):.3f}", "0", kind, f"{offset(at - self.origin)} {title}")
 
     def ticks(self) -> list[Tick]:
         step = next((step for step in _STEPS if self.seconds / step <= _MOST_TICKS), _STEPS[-1])
         marks = range(0, int(self.seconds) + 1, step)
         return [
-            Tick(f"{x:.3f}", offset(timedelta(seconds=mark)), "start" if not mark else "end" if x > 97 else "middle")
+            Tick(
+                f"{x:.3f}",
+                offset(self.start - self.origin + timedelta(seconds=mark)),
+                "start" if not mark else "end" if x > 97 else "middle",
+            )
             for mark in marks
             for x in [mark / self.seconds * 100]
         ]
 
 
-def timeline(events: Sequence[SessionEvent], start: datetime, end: datetime) -> Timeline:
-    """``events`` in order, of `KINDS`; from ``start`` to ``end``, which is now while the session goes on."""
-    scale = _Scale(start, end)
+def timeline(
+    events: Sequence[SessionEvent], start: datetime, end: datetime, *, origin: datetime | None = None
+) -> Timeline:
+    """``events`` in order, of `KINDS`; from ``start`` to ``end``, which is now while the session goes on.
+
+    Times are told since ``origin``, where the picture does not begin with the session.
+    """
+    scale = _Scale(start, end, origin or start)
     lanes = [
         _spans(scale, end, _("People"), events, "user_turn_started", "user_turn_ended", "people"),
         _spans(scale, end, _("Agent"), events, "agent_turn_started", "agent_turn_ended", "agent"),

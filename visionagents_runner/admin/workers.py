@@ -10,6 +10,7 @@ from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db.models import BooleanField, Case, Count, IntegerField, OuterRef, QuerySet, Subquery, Value, When
 from django.db.models.functions import Coalesce, Now
+from django.http import Http404
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -77,7 +78,7 @@ class WorkerAdmin(DrainingAdmin):
         if not self.has_view_permission(request, worker):
             raise PermissionDenied
         if worker is None:
-            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+            raise Http404
         return live.fragments(request, self.live_page_template, self._page_of(request, worker))
 
     def render_change_form(
