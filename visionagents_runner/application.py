@@ -15,7 +15,7 @@ from django.core import asgi as django_asgi
 
 from .exceptions import NotReady, RunnerConfigurationError
 from .prefixes import included_prefixes
-from .routing import CALL, match_call
+from .routing import CALL, FEED, match_call, match_feed
 from .worker import AgentWorker, current_worker, ensure_worker
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class AgentsApplication:
             await self._lean(scope, receive, send)
         elif scope["type"] == "websocket" and (call := self._call_of(scope)) is not None:
             await self._serve_call({**scope, CALL: call}, receive, send)
+        elif scope["type"] == "websocket" and (feed := match_feed(scope, self._prefixes)) is not None:
+            await self._serve_feed({**scope, FEED: feed}, receive, send)
         elif scope["type"] == "websocket" and self._application is None:
             await _refuse_websocket(receive, send)
         else:
@@ -77,6 +79,11 @@ class AgentsApplication:
         from .consumers import CallConsumer
 
         await CallConsumer(self.runner)(scope, receive, send)
+
+    async def _serve_feed(self, scope: Any, receive: Any, send: Any) -> None:
+        from .consumers import FeedConsumer
+
+        await FeedConsumer(self.runner)(scope, receive, send)
 
     @cached_property
     def _prefixes(self) -> list[str]:

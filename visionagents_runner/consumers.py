@@ -1,4 +1,4 @@
-"""The WebSocket of a call: signalling, what happens there, and audio where WebRTC finds no way.
+"""The WebSockets: of a call (signalling, what happens there, audio where WebRTC finds no way), and the live feeds.
 
 `routing` says under which paths. Whoever asks is let in by the handshake and judged by what they say first, so that a
 page can tell people what is missing: a browser learns nothing of a handshake that was refused.
@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from channels.consumer import AsyncConsumer  # type: ignore[import-untyped]
 from django.core.exceptions import DisallowedHost
 
 from .exceptions import RunnerConfigurationError
+from .feeds.listviewer import ListViewer
+from .feeds.viewer import UNACKED, SessionViewer
 from .runner import get_runner
 from .signalling import wire
 from .signalling.access import HandshakeRequest
 from .signalling.member import CallMember
-from .signalling.socket import CallSocket, Receive, Send
+from .signalling.socket import CallSocket, Handler, Receive, Send
 from .signalling.wire import Code, Fatal
 
 if TYPE_CHECKING:
@@ -28,50 +31,93 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class CallConsumer(AsyncConsumer):  # type: ignore[misc]
-    """Serves one client of one call.
+class Client(Handler, Protocol):
+    """Who is at the other end of a socket."""
+
+    async def leave(self) -> None: ...
+
+
+class _Consumer(AsyncConsumer, ABC):  # type: ignore[misc]
+    """Serves one WebSocket.
 
     It reads the socket itself: Channels' own loop hops to a thread for every message, and polls the channel layer
     besides, which is too much for fifty frames of audio a second.
     """
 
+    _unacked: int | None = None
+    _going_away = "The server is going away: connect again in a moment"
+
     def __init__(self, runner: Runner | None = None) -> None:
         self._runner = runner
 
-    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        from .routing import call_of
+    @abstractmethod
+    def _target(self, scope: Mapping[str, Any]) -> Any:
+        """Return what the path names; None for nothing."""
 
+    @abstractmethod
+    def _client(self, socket: CallSocket, scope: Mapping[str, Any], runner: Runner, target: Any) -> Client:
+        """Return who is at the other end."""
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         message = await receive()
         if message["type"] != "websocket.connect":
             return
-        call = call_of(scope)
-        if call is None or not _host_is_allowed(scope):
+        target = self._target(scope)
+        if target is None or not _host_is_allowed(scope):
             await send({"type": "websocket.close", "code": wire.NO_SUCH_PATH})
             return
         await send({"type": "websocket.accept"})
-        socket = CallSocket(receive, send)
+        socket = CallSocket(receive, send, unacked=self._unacked)
         try:
-            member = CallMember(socket, scope, self._runner or get_runner(), call)
+            client = self._client(socket, scope, self._runner or get_runner(), target)
         except RunnerConfigurationError as error:
             logger.error("%s", error)
             await socket.close(Fatal(Code.SERVER_ERROR, "The runner of this server is not configured rightly"))
             return
         problem: Fatal | None = None
         try:
-            await socket.serve(member)
+            await socket.serve(client)
         except Fatal as error:
             problem = error
         except asyncio.CancelledError:
             # Plain daphne cancels at the beginning of its shutdown, our own server at its end.
-            problem = Fatal(Code.GOING_AWAY, "The server is going away: join again in a moment")
+            problem = Fatal(Code.GOING_AWAY, self._going_away)
             raise
         except Exception:
-            logger.exception("The WebSocket of call %s/%s failed", *call)
+            logger.exception("The WebSocket %s failed", scope["path"])
             problem = Fatal(Code.SERVER_ERROR, "Something went wrong; the server's log says what")
         finally:
             # First of all: from here on nobody is there for the others on the call.
-            await member.leave()
+            await client.leave()
             await socket.close(problem)
+
+
+class CallConsumer(_Consumer):
+    """Serves one client of one call."""
+
+    _going_away = "The server is going away: join again in a moment"
+
+    def _target(self, scope: Mapping[str, Any]) -> tuple[str, str] | None:
+        from .routing import call_of
+
+        return call_of(scope)
+
+    def _client(self, socket: CallSocket, scope: Mapping[str, Any], runner: Runner, target: Any) -> Client:
+        return CallMember(socket, scope, runner, target)
+
+
+class FeedConsumer(_Consumer):
+    """Serves one viewer of a session's events, or of the list of sessions."""
+
+    _unacked = UNACKED
+
+    def _target(self, scope: Mapping[str, Any]) -> str | None:
+        from .routing import feed_of
+
+        return feed_of(scope)
+
+    def _client(self, socket: CallSocket, scope: Mapping[str, Any], runner: Runner, target: Any) -> Client:
+        return SessionViewer(socket, scope, runner, target) if target else ListViewer(socket, scope, runner)
 
 
 def _host_is_allowed(scope: Mapping[str, Any]) -> bool:

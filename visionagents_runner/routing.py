@@ -1,4 +1,7 @@
-"""Where the WebSockets of calls are: ``ws/calls/<call_type>/<call_id>/``, beside the REST API.
+"""Where the WebSockets are, beside the REST API.
+
+``ws/calls/<call_type>/<call_id>/`` is a call, ``ws/sessions/<session_id>/`` the live feed of a session, and
+``ws/sessions/`` that of the list of sessions.
 
 The application of `asgi` serves them by itself wherever the project's URLconf includes the API. A project that routes
 WebSockets with Channels alone mounts `websocket_urlpatterns` instead::
@@ -10,7 +13,7 @@ No middleware of Channels is needed around them: who asks is found out here, as 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from django.urls import re_path
@@ -21,7 +24,11 @@ from .identifiers import clean_call_part
 CALL = "visionagents_runner.call"
 """Key of a scope under which `AgentsApplication` leaves the call that it found: type and id."""
 
+FEED = "visionagents_runner.feed"
+"""The same for the feed: the id of a session, "" for the list."""
+
 _PATH = b"ws/calls/"
+_FEEDS = b"ws/sessions/"
 
 
 async def serve_call(scope: Any, receive: Any, send: Any) -> None:
@@ -31,16 +38,43 @@ async def serve_call(scope: Any, receive: Any, send: Any) -> None:
     await CallConsumer()(scope, receive, send)
 
 
-websocket_urlpatterns = [re_path(r"^ws/calls/(?P<rest>(?s:.+))$", serve_call)]  # type: ignore[arg-type]
+async def serve_feed(scope: Any, receive: Any, send: Any) -> None:
+    from .consumers import FeedConsumer
+
+    await FeedConsumer()(scope, receive, send)
+
+
+websocket_urlpatterns = [
+    re_path(r"^ws/calls/(?P<rest>(?s:.+))$", serve_call),  # type: ignore[arg-type]
+    re_path(r"^ws/sessions/(?:(?P<session_id>[^/]+)/?)?$", serve_feed),  # type: ignore[arg-type]
+]
 
 
 def match_call(scope: Mapping[str, Any], prefixes: Iterable[str]) -> tuple[str, str] | None:
     """Return the call that the path of a WebSocket names under one of ``prefixes``; None if it names none."""
+    for rest in _after(_PATH, scope, prefixes):
+        if (call := _split(rest)) is not None:
+            return call
+    return None
+
+
+def match_feed(scope: Mapping[str, Any], prefixes: Iterable[str]) -> str | None:
+    """Return the id of the session whose feed the path of a WebSocket names, "" for the list; None for no feed."""
+    for rest in _after(_FEEDS, scope, prefixes):
+        segment = rest.removesuffix(b"/")
+        # An id is text that needs no encoding; anything else is none, whatever the database would make of it.
+        if b"/" not in segment and segment.isascii() and (segment or not rest):
+            return segment.decode()
+    return None
+
+
+def _after(path: bytes, scope: Mapping[str, Any], prefixes: Iterable[str]) -> Iterator[bytes]:
+    """Yield what follows ``path`` in the path of a WebSocket, as it was sent, under each of ``prefixes``."""
     from django.conf import settings
 
     from .api.paths import encode_path
 
-    raw = scope.get("raw_path")
+    raw: bytes | None = scope.get("raw_path")
     if raw is None:
         raw = encode_path(scope["path"])
     raw = raw.partition(b"?")[0]
@@ -48,10 +82,17 @@ def match_call(scope: Mapping[str, Any], prefixes: Iterable[str]) -> tuple[str, 
     if script:
         raw = raw.removeprefix(script.encode())
     for prefix in prefixes:
-        start = encode_path("/" + prefix) + _PATH
-        if raw.startswith(start) and (call := _split(raw[len(start) :])) is not None:
-            return call
-    return None
+        start = encode_path("/" + prefix) + path
+        if raw.startswith(start):
+            yield raw[len(start) :]
+
+
+def feed_of(scope: Mapping[str, Any]) -> str | None:
+    """Return the id of the session whose feed a WebSocket is for, "" for the list."""
+    feed: str | None = scope.get(FEED)
+    if feed is None and "url_route" in scope:
+        feed = scope["url_route"]["kwargs"].get("session_id") or ""
+    return feed
 
 
 def call_of(scope: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -25,6 +25,7 @@ from .webhooks.checks import refuse_unsound_endpoints
 from .webhooks.sender import WebhookSender
 
 if TYPE_CHECKING:
+    from .feeds.desk import NewsDesk
     from .launcher import AgentLauncher
     from .prometheus import Instruments
     from .runner import Runner
@@ -70,6 +71,7 @@ class AgentWorker:
         self._draining: asyncio.Task[None] | None = None
         self._telling: set[asyncio.Task[Any]] = set()
         self._limits: dict[str, asyncio.Task[Any]] = {}
+        self._desk: NewsDesk | None = None
         self._stop_listening: Callable[[], None] = lambda: None
 
     # State
@@ -163,6 +165,7 @@ class AgentWorker:
             raise
         self._running = True
         self.recorder.start()
+        self._open_desk()
         self.webhooks.start()
         self.lag.start()
         self._hurry, self._idle = asyncio.Event(), asyncio.Event()
@@ -275,6 +278,7 @@ class AgentWorker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.recorder.close(_LAST_SECONDS)
+        await self._close_desk()
         try:
             async with asyncio.timeout(_LAST_SECONDS):
                 left = await store.stop(self._row)
@@ -290,6 +294,8 @@ class AgentWorker:
         """This process has no worker any more."""
         global _current
         self._running = False
+        if self._desk is not None:
+            self._desk.close()
         self.recorder.abandon()
         self.webhooks.cancel()
         self.lag.stop()
@@ -329,6 +335,19 @@ class AgentWorker:
                 ) from error
             first_line = str(error).partition("\n")[0]
             raise RunnerConfigurationError(f"The database does not answer: {first_line}") from error
+
+    def _open_desk(self) -> None:
+        from .feeds.desk import NewsDesk
+
+        self._desk = NewsDesk(self)
+        self._desk.open(asyncio.get_running_loop())
+
+    async def _close_desk(self) -> None:
+        from .feeds import link
+
+        if self._desk is not None:
+            self._desk.close()
+            await link.settle()
 
     def _listen(self) -> None:
         loop = asyncio.get_running_loop()

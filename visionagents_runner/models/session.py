@@ -13,6 +13,7 @@ from django.db.models import Case, F, Q, Value, When
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
+from ..news import tell_on_commit
 from .fields import ExactCharField
 from .worker import Worker, seconds_ago
 
@@ -221,6 +222,7 @@ class AgentSession(models.Model):
         SessionEvent.objects.create(
             session=self, seq=1, kind="requested", data={"source": self.source} if self.source else {}
         )
+        tell_on_commit([self.pk], using=router.db_for_write(AgentSession), states=True)
 
     def mark_active(self, *, agent_id: str, at: datetime | None = None) -> bool:
         """The agent is built and its join begins; False if that is known or it has ended.
@@ -299,13 +301,15 @@ def _change(
     changed: list[uuid.UUID] = []
     if keys is None:
         keys = list(queryset.order_by("pk").values_list("pk", flat=True))
+    using = router.db_for_write(AgentSession)
     for key in keys:
-        with transaction.atomic(using=router.db_for_write(AgentSession)):
+        with transaction.atomic(using=using):
             if not queryset.filter(pk=key).update(event_seq=F("event_seq") + 1, **values):
                 continue
             seq = AgentSession.objects.values_list("event_seq", flat=True).get(pk=key)
             SessionEvent.objects.create(session_id=key, seq=seq, kind=kind, data=data or {})
             if kind == "ended":
                 WebhookDelivery.objects.enqueue(key)
+            tell_on_commit([key], using=using, states=True)
         changed.append(key)
     return changed

@@ -47,9 +47,11 @@ class Handler(Protocol):
 class CallSocket:
     """An accepted WebSocket. `post` queues messages; `serve` runs it."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, receive: Receive, send: Send, *, unacked: int | None = None) -> None:
+        """``unacked`` is how many text messages may be under way, if not as many as of a call."""
         self._receive = receive
         self._send = send
+        self._unacked_limit = unacked
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._opened_at = time.monotonic()
 
@@ -62,6 +64,8 @@ class CallSocket:
         self._frames_unacked = 0
         self._may_write = asyncio.Event()
         self._may_send_frame = asyncio.Event()
+        self._was_written = asyncio.Event()
+        self._is_writing = False
 
         self._messages = _Bucket(wire.MESSAGES_A_SECOND, wire.MESSAGE_BURST)
         self._frames = _Bucket(wire.FRAMES_A_SECOND, wire.FRAME_BURST)
@@ -84,6 +88,23 @@ class CallSocket:
             return
         self._outbox[key] = message
         self._may_write.set()
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait here, not yet sent."""
+        return len(self._outbox)
+
+    async def room(self, size: int) -> None:
+        """Return when fewer than ``size`` messages wait: for who has more to tell than may wait here."""
+        while len(self._outbox) >= size:
+            self._was_written.clear()
+            await self._was_written.wait()
+
+    async def emptied(self) -> None:
+        """Return when the server was given all that was posted."""
+        while self._outbox or self._is_writing:
+            self._was_written.clear()
+            await self._was_written.wait()
 
     async def send_frame(self, frame: bytes) -> None:
         """Send audio as soon as the client has room for it."""
@@ -176,6 +197,8 @@ class CallSocket:
     def _on_ack(self, count: Any) -> None:
         if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= self._sent:
             raise Fatal(Code.BAD_MESSAGE, "An ack must say how many messages were received")
+        if count > self._acked:
+            self._messages.give_back()  # there are no more of these than the server sends messages
         while self._acked < count:
             is_frame, _ = self._unacked.popleft()
             self._acked += 1
@@ -201,13 +224,19 @@ class CallSocket:
 
     @property
     def _can_write(self) -> bool:
-        return bool(self._outbox) and len(self._unacked) - self._frames_unacked < wire.UNACKED_MESSAGES
+        limit = wire.UNACKED_MESSAGES if self._unacked_limit is None else self._unacked_limit
+        return bool(self._outbox) and len(self._unacked) - self._frames_unacked < limit
 
     async def _write_one(self) -> None:
         message = self._outbox.pop(next(iter(self._outbox)))
+        self._is_writing = True
         if message["type"] == "ping":
             self._pings[message["t"]] = time.monotonic()
-        await self._transmit({"type": "websocket.send", "text": wire.encode(message)})
+        try:
+            await self._transmit({"type": "websocket.send", "text": wire.encode(message)})
+        finally:
+            self._is_writing = False
+            self._was_written.set()
 
     async def _flush(self) -> None:
         while self._can_write:
@@ -262,3 +291,7 @@ class _Bucket:
             return False
         self._left -= 1
         return True
+
+    def give_back(self) -> None:
+        """It did not count after all."""
+        self._left = min(self._burst, self._left + 1)

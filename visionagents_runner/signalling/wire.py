@@ -42,6 +42,7 @@ class Code(StrEnum):
     BAD_MESSAGE = "bad_message"
     SIGN_IN = "sign_in"
     NOT_ALLOWED = "not_allowed"
+    NOT_FOUND = "not_found"
     VOID_TOKEN = "void_token"  # noqa: S105 - no secret
     CALL_ENDED = "call_ended"
     ELSEWHERE = "elsewhere"
@@ -72,6 +73,7 @@ _CLOSE = {
     Code.BAD_MESSAGE: 4400,
     Code.SIGN_IN: 4401,
     Code.NOT_ALLOWED: 4403,
+    Code.NOT_FOUND: 4404,
     Code.SILENT: 4408,
     Code.ELSEWHERE: 4409,
     Code.VOID_TOKEN: 4410,
