@@ -27,7 +27,6 @@ from .webhooks.sender import WebhookSender
 if TYPE_CHECKING:
     from .feeds.desk import NewsDesk
     from .launcher import AgentLauncher
-    from .prometheus import Instruments
     from .runner import Runner
 
 logger = logging.getLogger(__name__)
