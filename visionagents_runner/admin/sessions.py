@@ -225,7 +225,7 @@ class AgentSessionAdmin(ClosingAdmin):
         ran = _("ran %(duration)s") % {"duration": display.units(_lifetime(session))}
         return display.with_note(age, ran)
 
-    @admin.display(description=gettext_lazy("last event or end"), ordering="end_reason")
+    @admin.display(description=gettext_lazy("last event, end"), ordering="end_reason")
     def reason_mark(self, session: AgentSession) -> SafeString | str:
         if session.is_live:
             at, kind = getattr(session, "last_at", None), getattr(session, "last_kind", None)
