@@ -54,7 +54,7 @@ def redis_layer(settings: Any) -> None:
     try:
         redis.Redis.from_url(URL, socket_connect_timeout=1).ping()
     except redis.RedisError:
-        pytest.skip("no Redis answers")
+        pytest.fail(f"This test needs a Redis at {URL}: apt-get install redis-server (or TEST_REDIS_URL)")
     settings.CHANNEL_LAYERS = {
         "default": {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [URL]}}
     }

@@ -27,6 +27,14 @@ ALERTS = [rule for group in RULES["groups"] for rule in group["rules"]]
 VALUES = {"$__rate_interval": "5m", "$job": ".*", "$agent": ".*"}
 
 
+@pytest.fixture
+def promtool() -> str:
+    found = shutil.which("promtool")
+    if found is None:
+        pytest.fail("This test needs promtool: apt-get install prometheus")
+    return found
+
+
 def plain(query: str) -> str:
     for name, value in VALUES.items():
         query = query.replace(name, value)
@@ -87,13 +95,12 @@ def test_every_alert_says_what_is_wrong_and_what_to_do() -> None:
         assert set(rule["annotations"]) == {"summary", "description"}
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
 @pytest.mark.parametrize("what", ["rules", "dashboard"])
-def test_prometheus_itself_reads_them(what: str, tmp_path: Path) -> None:
+def test_prometheus_itself_reads_them(promtool: str, what: str, tmp_path: Path) -> None:
     path = tmp_path / "rules.yml"
     rules = [{"record": f"panel:{number}", "expr": plain(query)} for number, query in enumerate(QUERIES)]
     path.write_text(yaml.safe_dump(RULES if what == "rules" else {"groups": [{"name": "panels", "rules": rules}]}))
-    done = subprocess.run(["promtool", "check", "rules", str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run([promtool, "check", "rules", str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"SUCCESS: {len(ALERTS if what == 'rules' else rules)} rules found" in done.stdout
 
@@ -125,11 +132,10 @@ tests:
 """  # noqa: E501
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
-def test_alerts_fire_when_they_should_and_only_then(tmp_path: Path) -> None:
+def test_alerts_fire_when_they_should_and_only_then(promtool: str, tmp_path: Path) -> None:
     (tmp_path / "rules.yml").write_text(yaml.safe_dump(RULES))
     (tmp_path / "tests.yml").write_text(ALERT_TESTS)
     done = subprocess.run(
-        ["promtool", "test", "rules", "tests.yml"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [promtool, "test", "rules", "tests.yml"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr

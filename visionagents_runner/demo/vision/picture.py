@@ -116,7 +116,7 @@ class Watcher:
         if settling or before is None:
             return [], 0.0
         # What comes and goes again and again (a hand that waves) is soon background: the last picture tells of it.
-        mask = cv2.bitwise_or(mask, cv2.inRange(cv2.absdiff(blurred, before), _DIFFERENT, 255))  # type: ignore[call-overload]
+        mask = cv2.bitwise_or(mask, cv2.inRange(cv2.absdiff(blurred, before), _DIFFERENT, 255))
         mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, self._kernel)
         mask = cv2.dilate(mask, self._kernel, iterations=2)  # one thing, not its pieces
         outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
