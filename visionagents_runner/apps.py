@@ -12,6 +12,6 @@ class VisionAgentsRunnerConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import checks  # noqa: F401
+        from . import checks, costchecks  # noqa: F401
         from .signalling import checks as call_checks  # noqa: F401
         from .webhooks import checks as webhook_checks  # noqa: F401

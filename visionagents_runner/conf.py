@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -93,6 +93,11 @@ class RunnerSettings:
     """Who is told that a session has ended, by a signed message: ``{"URL": "https://...", "SECRET": "whsec_...",
     "NAME": ..., "ALLOW_PRIVATE": False}``. See `webhooks`."""
 
+    PRICES: dict[str, Any] = field(default_factory=dict)
+    """What models cost, for the cost of each session: ``{"currency": "EUR", "llm": {"gpt-4o-mini": {"input_tokens":
+    "0.15e-6", "output_tokens": "0.6e-6"}}, "tts": {"*": {"characters": "15e-6"}}, "session": {"seconds": "1e-5"}}``.
+    See `costs`; none by default."""
+
     RETENTION: timedelta | float | None = None
     """How long ended sessions are kept, as a timedelta or in seconds: what ``manage.py pruneagentsessions`` goes by,
     unless told otherwise. None: for ever. Nothing is deleted unless that command runs."""
@@ -102,7 +107,7 @@ _cached: RunnerSettings | None = None
 
 
 def known_keys() -> frozenset[str]:
-    return frozenset(field.name for field in fields(RunnerSettings))
+    return frozenset(knob.name for knob in fields(RunnerSettings))
 
 
 def unknown_keys() -> list[str]:

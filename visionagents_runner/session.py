@@ -10,7 +10,7 @@ import math
 import time
 import traceback
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +20,7 @@ from django.dispatch import Signal
 from . import store
 from .conf import get_settings
 from .correlation import correlate
+from .costs import Cost, cost_of
 from .exceptions import StartFailed, StartTimeout
 from .models import AgentSession, EndReason, SessionStatus
 from .signals import session_ended, session_started
@@ -185,6 +186,17 @@ class LiveSession:
         else:
             values = metrics.to_dict()
         return {name: _number(value) for name, value in values.items()}
+
+    def cost(self, metrics: Mapping[str, Any]) -> Cost | None:
+        """What it has cost with these metrics, by ``PRICES``; None where that cannot be told."""
+        if self._agent is None or self.task is None:
+            return None
+        seconds = ((self.ended_at or datetime.now(UTC)) - self.started_at).total_seconds()
+        try:
+            return cost_of(self._agent, metrics, seconds)
+        except Exception:
+            logger.exception("The cost of session %s cannot be told", self.id, extra=self._extra())
+            return None
 
     def request_close(
         self,
@@ -549,7 +561,8 @@ class LiveSession:
     async def _write_end(self, reason: EndReason, error: str) -> bool:
         """Give the row its end state. False if it had one, or if nobody can wait for the database any longer."""
         for text, metrics in ((error, self._last_metrics()), ("The end could not be written whole: see the log.", {})):
-            writing = self._write(self.row.finish, reason, error=text, at=self.ended_at, metrics=metrics)
+            cost = self.cost(metrics) if metrics else None
+            writing = self._write(self.row.finish, reason, error=text, at=self.ended_at, metrics=metrics, cost=cost)
             await wait_for_any(writing, self._gave_up)
             if not writing.done():
                 writing.cancel()

@@ -36,6 +36,8 @@ from .process import ProcessIdentity, is_known_dead
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
+    from .costs import Cost
+
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
@@ -349,16 +351,19 @@ async def record(lines: Sequence[EventLine], *, after: Mapping[uuid.UUID, int] |
     return await write(_try_again_after_deadlock, partial(SessionEvent.objects.append, lines, after=known))
 
 
-async def save_metrics(snapshots: Mapping[uuid.UUID, Mapping[str, Any]]) -> None:
-    """Keep the latest metrics of running agents on their rows, so that every worker can show them."""
-    await write(_save_metrics, snapshots)
+async def save_metrics(
+    snapshots: Mapping[uuid.UUID, Mapping[str, Any]], costs: Mapping[uuid.UUID, Cost] | None = None
+) -> None:
+    """Keep the latest metrics of running agents, and what they cost, on their rows: every worker can show them."""
+    await write(_save_metrics, snapshots, costs or {})
 
 
-def _save_metrics(snapshots: Mapping[uuid.UUID, Mapping[str, Any]]) -> None:
+def _save_metrics(snapshots: Mapping[uuid.UUID, Mapping[str, Any]], costs: Mapping[uuid.UUID, Cost]) -> None:
     now = timezone.now()
     with transaction.atomic(using=router.db_for_write(AgentSession)):
         for pk, metrics in snapshots.items():
-            AgentSession.objects.filter(pk=pk).update(metrics=dict(metrics), metrics_at=now)
+            priced = costs[pk].values() if pk in costs else {}
+            AgentSession.objects.filter(pk=pk).update(metrics=dict(metrics), metrics_at=now, **priced)
 
 
 # Workers

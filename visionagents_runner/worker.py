@@ -25,6 +25,7 @@ from .webhooks.checks import refuse_unsound_endpoints
 from .webhooks.sender import WebhookSender
 
 if TYPE_CHECKING:
+    from .costs import Cost
     from .feeds.desk import NewsDesk
     from .launcher import AgentLauncher
     from .runner import Runner
@@ -493,6 +494,7 @@ class AgentWorker:
 
     async def _save_metrics(self) -> None:
         snapshots: dict[uuid.UUID, dict[str, Any]] = {}
+        costs: dict[uuid.UUID, Cost] = {}
         for session in list(self.live_sessions):
             if session.status is not SessionStatus.ACTIVE or not session.has_agent:
                 continue
@@ -503,8 +505,10 @@ class AgentWorker:
                 continue
             if metrics and metrics != self._saved.get(session.uuid):
                 snapshots[session.uuid] = metrics
+                if (cost := session.cost(metrics)) is not None:
+                    costs[session.uuid] = cost
         if snapshots:
-            await store.save_metrics(snapshots)
+            await store.save_metrics(snapshots, costs)
         live = {session.uuid for session in self.live_sessions}
         self._saved = {pk: value for pk, value in {**self._saved, **snapshots}.items() if pk in live}
 

@@ -12,9 +12,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from django.db.models import Count
+from django.utils import formats
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
+from ..costs import DECIMAL_PLACES
 from ..models import KINDS_WITHOUT_WORDS, AgentSession, SessionEvent
 from . import display
 from .audit import trail_of_session
@@ -140,7 +142,8 @@ class Story:
             note = _("%(in)s in, %(out)s out") % {"in": display.number(given or 0), "out": display.number(made or 0)}
             tiles.append(Tile("tokens", _("tokens"), display.number((given or 0) + (made or 0)), note))
         if cost := _cost(session):
-            tiles.append(Tile("cost", _("cost"), cost))
+            lacks = _("without %s") % ", ".join(map(str, session.cost_unpriced)) if session.cost_unpriced else ""
+            tiles.append(Tile("cost", _("cost"), cost, lacks))
         return tiles
 
     def _tiles_by_events(self) -> list[Tile]:
@@ -189,7 +192,7 @@ class Story:
                 "data": details(event),
                 "bad": event.kind in {"error", "dropped"},
             }
-            for event, before in zip(newest, [*newest[1:], None], strict=True)
+            for event, before in zip(newest, [*newest[1:], None], strict=False)  # none of none
         ]
         shown = [line for line in lines[:MOST_EVENTS] if after is None or line["seq"] > after]
         return shown[::-1], after is None and len(newest) > MOST_EVENTS
@@ -224,9 +227,10 @@ class Story:
 
 
 def _cost(session: AgentSession) -> str:
-    """What the session cost, where prices are known. The key is written beside the metrics, if at all."""
-    cost = getattr(session, "cost", None)
-    if cost in (None, ""):
+    """What the session cost; "" where no prices are set. Two digits that count, however small it is."""
+    if not session.cost_currency:
         return ""
-    currency = getattr(session, "cost_currency", "")
-    return f"{display.number(float(cost))} {currency}".strip()
+    if session.cost is None:
+        return f"{display.NOTHING} {session.cost_currency}"
+    places = min(DECIMAL_PLACES, max(2, 1 - session.cost.adjusted())) if session.cost else 2
+    return f"{formats.number_format(session.cost, decimal_pos=places, use_l10n=True)} {session.cost_currency}"

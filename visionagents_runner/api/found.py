@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from django.http import HttpRequest
 
 from .. import store
+from ..conf import get_settings
 from ..models import AgentSession
 from ..permissions import Access
 from ..session import LiveSession
@@ -106,6 +107,26 @@ def measured(found: Found) -> dict[str, Any]:
     else:
         metrics, at = found.metrics, iso(found.metrics_at) or began(found)
     return {"metrics_generated_at": at, "metrics": {name: _finite(value) for name, value in metrics.items()}}
+
+
+def priced(found: Found) -> dict[str, Any]:
+    """Return ``{"cost": schemas.Cost}``, or {} where nothing is known of it. Only for who may see metrics."""
+    if isinstance(found, LiveSession):
+        known = found.cost(found.metrics()) if get_settings().PRICES else None
+        if known is None:
+            return {}
+        amount, currency, unpriced = known.amount, known.currency, known.unpriced
+    else:
+        amount, currency, unpriced = found.cost, found.cost_currency, found.cost_unpriced
+    if not currency:
+        return {}
+    return {
+        "cost": {
+            "amount": None if amount is None else f"{amount:f}",
+            "currency": currency,
+            "unpriced": unpriced,
+        }
+    }
 
 
 def _finite(value: Any) -> Any:

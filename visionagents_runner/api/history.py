@@ -15,7 +15,7 @@ from ..models import KINDS_WITHOUT_WORDS, SessionEvent
 from ..permissions import Access, Action, authorize, rule_for
 from ..session import LiveSession
 from .errors import json_response
-from .found import Found, call_of, find_visible, iso, measured
+from .found import Found, call_of, find_visible, iso, measured, priced
 from .routes import operation, runner_of
 from .schemas import After, EventList, SessionMetrics, Transcript, TranscriptPart
 from .status import preferred_type
@@ -97,7 +97,7 @@ async def get_session_metrics(request: HttpRequest, session_id: str) -> HttpResp
     """Of this moment where this process runs the session; else what its worker wrote down last."""
     found = await _visible(request, Action.METRICS, session_id)
     about = {"session_id": str(found.id), "call_id": found.call_id, "started_at": iso(found.started_at)}
-    return json_response({**about, **measured(found)})
+    return json_response({**about, **measured(found), **priced(found)})
 
 
 async def _visible(request: HttpRequest, action: Action, session_id: str) -> Found:

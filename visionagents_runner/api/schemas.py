@@ -114,8 +114,17 @@ class SessionInfo(Schema):
     ended_at: Time | None
 
 
+class Cost(Schema):
+    """By the operator's price table."""
+
+    amount: str | None = Field(description="Exact decimal number, of all that is priced; null if nothing is.")
+    currency: str
+    unpriced: list[str] = Field(description="What the amount lacks, because it has no price.")
+
+
 class SessionDetail(SessionInfo):
     metadata: dict[str, Any]
+    cost: Cost | None = Field(None, description="Only where prices are set, and for who may see metrics.")
 
 
 class SessionStarted(SessionDetail):
@@ -171,6 +180,7 @@ class SessionMetrics(Schema):
     started_at: Time | None = Field(description="When the agent was built and its join began.")
     metrics_generated_at: Time
     metrics: dict[str, int | float | None] = Field(description="The agent's metrics by name; null is not measured yet.")
+    cost: Cost | None = Field(None, description="Only where prices are set.")
 
 
 class Success(Schema):

@@ -6,13 +6,14 @@ from functools import partial
 
 from django.http import HttpRequest, HttpResponse
 from ninja import Query, Router
+from ninja.errors import HttpError
 
 from .. import store
 from ..permissions import Access, Action, authorize, rule_for
 from .actions import close, start
 from .bodies import parse_body
 from .errors import json_response
-from .found import call_of, describe, find_visible
+from .found import call_of, describe, find_visible, priced
 from .listing import list_page
 from .routes import json_body, operation, runner_of
 from .schemas import AllFilters, Error, SessionDetail, SessionList, SessionStarted, StartError, StartSession, Success
@@ -74,7 +75,10 @@ async def get_session(request: HttpRequest, session_id: str) -> HttpResponse:
     """A session that runs in this process is answered from memory."""
     access = await _authorize(request, Action.VIEW, session_id)
     found = await find_visible(request, session_id, access)
-    return json_response({**describe(found), "metadata": found.metadata})
+    cost = priced(found)
+    if cost and not await _may_see_numbers(request, session_id):
+        cost = {}
+    return json_response({**describe(found), "metadata": found.metadata, **cost})
 
 
 @operation(
@@ -91,6 +95,16 @@ async def close_session(request: HttpRequest, session_id: str) -> HttpResponse:
     found = await find_visible(request, session_id, access)
     await close(found, access)
     return json_response({"success": True})
+
+
+async def _may_see_numbers(request: HttpRequest, session_id: str) -> bool:
+    """Whether somebody who may see the session may also see what it cost."""
+    try:
+        access = await _authorize(request, Action.METRICS, session_id)
+        await find_visible(request, session_id, access)
+    except HttpError:
+        return False
+    return True
 
 
 async def _authorize(request: HttpRequest, action: Action, session_id: str) -> Access:

@@ -18,6 +18,7 @@ from .fields import ExactCharField
 from .worker import Worker, seconds_ago
 
 if TYPE_CHECKING:
+    from ..costs import Cost
     from .event import SessionEvent
 
 
@@ -161,6 +162,17 @@ class AgentSession(models.Model):
     force_close = models.BooleanField(default=False)
     metrics = models.JSONField(default=dict, blank=True, help_text=_("Last snapshot of the agent's metrics."))
     metrics_at = models.DateTimeField(null=True, blank=True)
+    cost = models.DecimalField(
+        max_digits=20,
+        decimal_places=10,
+        null=True,
+        blank=True,
+        help_text=_("By the price table in settings; empty: nothing is priced."),
+    )
+    cost_currency = models.CharField(max_length=8, blank=True, default="", db_default="")
+    cost_unpriced = models.JSONField(
+        default=list, blank=True, help_text=_("What the cost lacks, because it has no price.")
+    )
     event_seq = models.PositiveIntegerField(default=0, editable=False)
 
     created_at = models.DateTimeField(db_default=Now())
@@ -256,12 +268,15 @@ class AgentSession(models.Model):
         error: str = "",
         at: datetime | None = None,
         metrics: dict[str, Any] | None = None,
+        cost: Cost | None = None,
     ) -> bool:
         """Give it its end state; False if it had one already, which then stays.
 
-        ``at`` is when it ended (now, if None), ``metrics`` the agent's last ones.
+        ``at`` is when it ended (now, if None), ``metrics`` the agent's last ones, ``cost`` what it cost.
         """
         values: dict[str, Any] = {"metrics": metrics, "metrics_at": at or Now()} if metrics else {}
+        if cost is not None:
+            values |= cost.values()
         return bool(self._self().finish(reason, error=error, at=at, keys=[self.pk], **values))
 
     def _self(self) -> AgentSessionQuerySet:
