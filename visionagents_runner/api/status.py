@@ -99,7 +99,7 @@ def _measure(runner: Runner, worker: AgentWorker | None) -> dict[str, Any]:
         "total_sessions_started": sum(agent["total_sessions_started"] for agent in agents.values()),
         "warmed_up": worker is not None and worker.warmed_up,
         "running": worker is not None and worker.running,
-        "draining": worker is not None and worker.draining,
+        "draining": worker is not None and (worker.draining or worker.cordoned),
         "agents": agents,
     }
 

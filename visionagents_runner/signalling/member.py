@@ -142,7 +142,7 @@ class CallMember:
 
     def _welcome(self, person: Person, admission: Admission, live: list[LiveSession]) -> dict[str, Any]:
         worker = current_worker()
-        may_start = admission.may_start and worker is not None and worker.not_taking() is None
+        may_start = admission.may_start and worker is not None and worker.not_starting() is None
         return {
             "type": "welcome",
             "v": wire.VERSION,
