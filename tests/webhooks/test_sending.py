@@ -188,15 +188,17 @@ async def test_gone_is_gone(one: Receiver) -> None:
     [
         (429, "600", 599, 601),
         (503, "600", 599, 601),
-        (503, http_date(time.time() + 3600), 3500, 3700),
+        (503, 3600, 3500, 3700),
         (429, "99999999999999999999", 21599, 21601),
         (429, "soon", 0, 10),
         (429, "-5", 0, 10),
-        (429, http_date(time.time() - 3600), 0, 10),
+        (429, -3600, 0, 10),
         (500, "600", 0, 10),
     ],
 )
-async def test_a_receiver_may_say_when(one: Receiver, status: int, value: str, least: int, most: int) -> None:
+async def test_a_receiver_may_say_when(one: Receiver, status: int, value: str | int, least: int, most: int) -> None:
+    if isinstance(value, int):  # a date, so many seconds from now
+        value = http_date(time.time() + value)
     one.reply = lambda number, request: Reply(status, {"retry-after": value})
     await end()
     await send()
