@@ -37,6 +37,8 @@ _PAUSES, _PAUSES_SECONDS = 3, 30.0
 _STOOD_STILL_SECONDS = 1.0
 _STILL_BLOCKED_SECONDS = 5.0
 _QUIET_SECONDS = 10.0
+_WARMING_UP_SECONDS = 1.0
+"""Importing takes its time, and there is no call yet whose audio it could hold up: only what is longer is told."""
 
 _LIBRARIES = (
     *{sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")},
@@ -76,7 +78,8 @@ class LoopLag:
         warning: Seconds above which what held the loop is named in the log; 0 for never.
         limit: Seconds. The loop is `overloaded` when things had to wait longer than that for a fifth of the last ten
             seconds, in several pauses: one long pause, an import say, is no reason to expect another. 0 for never.
-        counts: Whether a pause may count for `overloaded` now. A worker that is warming up blocks, and takes nothing.
+        counts: Whether a pause may count for `overloaded` now, and be worth a warning if it is shorter than a second.
+            A worker that is warming up blocks, and takes nothing.
     """
 
     def __init__(self, *, warning: float = 0.2, limit: float = 0.5, counts: Callable[[], bool] = lambda: True) -> None:
@@ -147,7 +150,7 @@ class LoopLag:
 
     def _note(self, lag: float) -> None:
         counts = self._counts()
-        if self._warning and lag > self._warning:
+        if self._warning and lag > (self._warning if counts else max(self._warning, _WARMING_UP_SECONDS)):
             self._long.append(lag)
         # Whatever wanted to run while the loop was held waited for what was left of that: were this one moment among
         # many, a loop that is held for a second every two would look as if it was nearly always in time.

@@ -145,6 +145,13 @@ async def test_pauses_while_it_warms_up_do_not_count() -> None:
     assert lag.summary()["max_ms"] == 10_000
 
 
+@pytest.mark.parametrize(("seconds", "told"), [(0.5, 0), (1.5, 1)])
+async def test_only_a_long_pause_is_worth_a_warning_while_it_warms_up(seconds: float, told: int) -> None:
+    lag = LoopLag(counts=lambda: False)
+    lag._note(seconds)
+    assert len(lag._long) == told
+
+
 async def test_zero_turns_it_off(caplog: pytest.LogCaptureFixture) -> None:
     lag = LoopLag(warning=0, limit=0)
     lag.start()
