@@ -95,6 +95,9 @@ def running(command: Command, **settings: Any) -> Iterator[Server]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # A shell starts what it runs in the background with SIGINT ignored, and Python leaves it so: without this,
+        # tests that run there would send Ctrl-C to a server that cannot hear it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     server = Server(process, port)
     try:

@@ -186,7 +186,7 @@ async def test_a_start_while_the_database_is_away_says_so(launch: Any, monkeypat
 
 
 async def test_a_row_that_lands_too_late_does_not_stay_live(launch: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("visionagents_runner.launcher._ADMIT_SECONDS", 0.01)
+    monkeypatch.setattr("visionagents_runner.launcher._ADMIT_SECONDS", 0.5)  # long enough for the thread to begin
     launcher = await launch()
     release, admit = threading.Event(), store._admit
 
