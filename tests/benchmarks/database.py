@@ -53,7 +53,7 @@ class Database:
         else:
             names = ", ".join(f"visionagents_runner_{name}" for name in _TABLES)
             with _postgres(self.url) as connection:
-                connection.execute(f"TRUNCATE {names}")
+                connection.execute(f"TRUNCATE {names} CASCADE")
         return self.url
 
     def active_by_worker(self) -> dict[str, int]:
