@@ -1,12 +1,13 @@
 """Settings of the project that ships with visionagents_runner.
 
 With nothing set it runs on SQLite and the in-memory channel layer: one process, one machine. ``DATABASE_URL`` and
-``REDIS_URL`` switch it to PostgreSQL and Redis.
+``REDIS_URL`` switch it to PostgreSQL, or MariaDB or MySQL, and Redis.
 """
 
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -36,7 +37,8 @@ def _secret_key() -> str:
 
 
 def _database(url: str) -> dict[str, Any]:
-    """Return DATABASES["default"] for ``postgresql://user:password@host:port/name?sslmode=...`` or ``sqlite:///path``.
+    """Return DATABASES["default"] for ``postgresql://user:password@host:port/name?sslmode=...``, ``mysql://...`` or
+    ``sqlite:///path``.
 
     Drivers are imported by Django, not here: without the extra, the error names the package.
     """
@@ -71,7 +73,13 @@ def _database(url: str) -> dict[str, Any]:
             "PASSWORD": unquote(parts.password or ""),
             "HOST": parts.hostname or "",
             "PORT": str(parts.port or ""),
-            "OPTIONS": {"charset": "utf8mb4", **dict(parse_qsl(parts.query))},
+            "OPTIONS": {
+                "charset": "utf8mb4",
+                "isolation_level": "read committed",
+                # Without it, what does not fit into a column is cut instead of refused.
+                "init_command": "SET sql_mode = 'STRICT_TRANS_TABLES'",
+                **dict(parse_qsl(parts.query)),
+            },
         }
     raise ImproperlyConfigured(
         f"DATABASE_URL has the unknown scheme {parts.scheme!r}: use postgresql://, mysql:// or sqlite:///"
@@ -80,7 +88,10 @@ def _database(url: str) -> dict[str, Any]:
 
 def _channel_layer(url: str) -> dict[str, Any]:
     if url:
-        return {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [url]}}
+        # redis-py gives up an idle read after 5 s, which is just how long channels_redis waits for a message. A worker
+        # has one channel for all that others tell it: sound that is relayed needs more room than 100 messages.
+        host = {"address": url, "socket_timeout": 15}
+        return {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [host], "capacity": 1000}}
     return {"BACKEND": "channels.layers.InMemoryChannelLayer"}
 
 
@@ -131,7 +142,11 @@ TEMPLATES = [
 ]
 
 DATABASES = {"default": _database(os.environ.get("DATABASE_URL") or "sqlite:///")}
+if DATABASES["default"]["ENGINE"].endswith("postgresql") and find_spec("procrastinate"):
+    INSTALLED_APPS.append("procrastinate.contrib.django")  # moves dispatched sessions; without it, a poll does
 CHANNEL_LAYERS = {"default": _channel_layer(os.environ.get("REDIS_URL", ""))}
+if DATABASES["default"]["ENGINE"].endswith("mysql"):
+    SILENCED_SYSTEM_CHECKS = ["models.W037"]  # it has no indexes with conditions, which only save time
 
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},

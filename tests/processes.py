@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +98,33 @@ def child(program: str, **more: str) -> Iterator[Child]:
         process.process.communicate()
 
 
-def run_side_by_side(program: str, *, processes: int) -> list[str]:
+def freeze(process: subprocess.Popen[str]) -> None:
+    """Send SIGSTOP, and not in the middle of a transaction: on SQLite that would lock everybody else out, too."""
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        if _can_write():
+            return
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.01)
+
+
+def _can_write() -> bool:
+    settings = connections["default"].settings_dict
+    if not settings["ENGINE"].endswith("sqlite3"):
+        return True
+    with closing(sqlite3.connect(settings["NAME"], timeout=0.2, isolation_level=None, uri=True)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        connection.execute("ROLLBACK")
+    return True
+
+
+def run_side_by_side(program: str, *, processes: int, **more: str) -> list[str]:
     """Run ``program`` in several processes that pass ``go()`` together and end together; returns what each said."""
-    children = [Child(program) for _ in range(processes)]
+    children = [Child(program, **more) for _ in range(processes)]
     try:
         for each in children:
             assert each.hear() == "ready"

@@ -8,8 +8,10 @@ import tempfile
 os.environ.setdefault("SECRET_KEY", "tests-only")
 
 from project.settings import *  # noqa: F403
-from project.settings import DATABASES
+from project.settings import DATABASES, INSTALLED_APPS
 
+# Its tests have settings of their own: `tests.engine`.
+INSTALLED_APPS = [app for app in INSTALLED_APPS if app != "procrastinate.contrib.django"]
 DEBUG = False
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = False
 ALLOWED_HOSTS = ["*"]

@@ -50,6 +50,20 @@ class RunnerSettings:
     POLL_INTERVAL: float = 1.0
     """Seconds between two looks for close requests that other processes wrote."""
 
+    MAX_SESSIONS: int | None = None
+    """Most live sessions on all workers together; None: no limit but each worker's. Limits of one agent are on its
+    `AgentLauncher`."""
+
+    MAX_SESSIONS_PER_USER: int | None = None
+    """Most live sessions of one signed-in user, on all workers together."""
+
+    PLACE_TIMEOUT: float = 10.0
+    """Seconds that a start waits for another worker to take it where this one is full; then the answer is 429."""
+
+    DISPATCH_ENGINE: Literal["auto", "poll", "procrastinate"] = "auto"
+    """What moves dispatched sessions to workers. "poll": a look each POLL_INTERVAL, and hints over the channel layer.
+    "auto": Procrastinate where its Django app is installed and the database is PostgreSQL."""
+
     METRICS_INTERVAL: float = 5.0
     """Seconds between two snapshots of an agent's metrics to its row, where they changed."""
 

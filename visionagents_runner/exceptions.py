@@ -34,6 +34,14 @@ class MaxSessionsPerCallExceeded(SessionLimitExceeded):
     """The launcher's ``max_sessions_per_call`` for this call is reached, on all workers together."""
 
 
+class MaxSessionsExceeded(SessionLimitExceeded):
+    """A limit over all workers is reached: of an agent, of a user, or of all; the message says which."""
+
+
+class NoWorker(NotReady):
+    """No worker that could take the session runs."""
+
+
 class StartFailed(RunnerError):
     """``create_agent`` raised, or the session was closed before its agent was built.
 
@@ -44,6 +52,10 @@ class StartFailed(RunnerError):
         super().__init__(message)
         self.session_id = session_id
         self.closed = closed
+
+
+class StartDrained(StartFailed):
+    """The worker began to drain while ``create_agent`` ran: another worker may be asked."""
 
 
 class StartTimeout(StartFailed):

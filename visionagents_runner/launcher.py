@@ -8,11 +8,12 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from .exceptions import MaxConcurrentSessionsExceeded, NotReady
 from .identifiers import clean_call_part, clean_metadata
@@ -20,9 +21,11 @@ from .identifiers import clean_call_part, clean_metadata
 if TYPE_CHECKING:
     from vision_agents.core import Agent, SessionInfo
 
+    from .models import AgentSession
     from .prometheus import Instruments
     from .recorder import Recorder
     from .session import LiveSession
+    from .store import Limits
     from .tracing import SessionTrace
     from .worker import AgentWorker
 
@@ -48,6 +51,7 @@ class AgentLauncher:
         agent_idle_timeout: Seconds after everybody left until the session is closed; 0 disables.
         max_concurrent_sessions: Most live sessions of this launcher on one worker.
         max_sessions_per_call: Most live sessions on one ``(call_type, call_id)``, over all workers.
+        max_sessions: Most live sessions of this launcher, over all workers.
         max_session_duration_seconds: Seconds on the call after which the session is closed.
         maintenance_interval: Seconds between two looks at the time limits.
         join_timeout: Seconds that ``join_call`` may take to join; 0 disables.
@@ -56,6 +60,8 @@ class AgentLauncher:
         build_in_thread: Call a sync ``create_agent`` in a thread, for one that holds the event loop. Constructors
             that need the running loop fail there.
         close_timeout: Seconds that an agent may take to close before it is left behind.
+        restart: ``"on-worker-loss"`` starts a session again on another worker, once, if its own is lost; its agent
+            begins anew. None: it ends as ``lost``.
 
     Raises:
         ValueError: a limit that makes no sense.
@@ -78,6 +84,8 @@ class AgentLauncher:
         max_concurrent_starts: int | None = None,
         build_in_thread: bool = False,
         close_timeout: float = _CLOSE_SECONDS,
+        max_sessions: int | None = None,
+        restart: Literal["on-worker-loss"] | None = None,
     ) -> None:
         if registry is not None:
             raise TypeError(
@@ -87,6 +95,7 @@ class AgentLauncher:
         for name, value in (
             ("max_concurrent_sessions", max_concurrent_sessions),
             ("max_sessions_per_call", max_sessions_per_call),
+            ("max_sessions", max_sessions),
             ("max_session_duration_seconds", max_session_duration_seconds),
             ("max_concurrent_starts", max_concurrent_starts),
         ):
@@ -102,6 +111,8 @@ class AgentLauncher:
         for name, value in (("maintenance_interval", maintenance_interval), ("close_timeout", close_timeout)):
             if value <= 0:
                 raise ValueError(f"{name} must be > 0")
+        if restart not in {None, "on-worker-loss"}:
+            raise ValueError('restart must be "on-worker-loss" or None')
         if build_in_thread and inspect.iscoroutinefunction(create_agent):
             raise ValueError("build_in_thread=True needs a sync create_agent: an async one runs on the event loop")
 
@@ -110,6 +121,7 @@ class AgentLauncher:
         self.agent_idle_timeout = agent_idle_timeout
         self.max_concurrent_sessions = max_concurrent_sessions
         self.max_sessions_per_call = max_sessions_per_call
+        self.max_sessions = max_sessions
         self.max_session_duration_seconds = max_session_duration_seconds
         self.maintenance_interval = maintenance_interval
         self.join_timeout = join_timeout
@@ -117,6 +129,7 @@ class AgentLauncher:
         self.max_concurrent_starts = max_concurrent_starts or DEFAULT_CONCURRENT_STARTS
         self.build_in_thread = build_in_thread
         self.close_timeout = close_timeout
+        self.restart = restart
         self.total_started = 0
 
         self._create_agent = create_agent
@@ -125,9 +138,10 @@ class AgentLauncher:
         self._worker: AgentWorker | None = None
         self._stopping = False
         self._sessions: dict[str, LiveSession] = {}
-        self._admitting = 0
+        self._admitting: set[uuid.UUID] = set()
         self._warmed_up = False
         self._named_as_slow = False
+        self._unclaiming: set[uuid.UUID] = set()
         self._builders: ThreadPoolExecutor | None = None
         self._discarding: set[asyncio.Task[None]] = set()
         self._reset()
@@ -189,7 +203,7 @@ class AgentLauncher:
         self._worker = worker
         self._stopping = False
         self._sessions.clear()
-        self._admitting = 0
+        self._admitting.clear()
         self._warmed_up = False
         self._reset()
 
@@ -239,6 +253,18 @@ class AgentLauncher:
     def sessions(self) -> Mapping[str, LiveSession]:
         """The sessions that this process runs, by id."""
         return MappingProxyType(self._sessions)
+
+    @property
+    def places(self) -> int | None:
+        """How many more sessions it takes on this worker; None if there is no limit."""
+        if self.max_concurrent_sessions is None:
+            return None
+        return max(0, self.max_concurrent_sessions - len(self._sessions) - len(self._admitting))
+
+    @property
+    def admitting(self) -> AbstractSet[uuid.UUID]:
+        """The sessions that are being admitted: their rows may exist already."""
+        return self._admitting
 
     # Building agents
 
@@ -367,13 +393,35 @@ class AgentLauncher:
         Raises:
             InvalidInput: ``call_id``, ``call_type`` or ``metadata`` is malformed; nothing was created.
             NotReady: the launcher is not running, the worker drains, or the database does not answer.
-            MaxConcurrentSessionsExceeded, MaxSessionsPerCallExceeded: a limit is reached; nothing was created.
+            SessionLimitExceeded: a limit is reached; nothing was created. `MaxConcurrentSessionsExceeded` is the one of
+                this worker; others hold over all of them.
             StartTimeout: ``create_agent`` took too long.
             StartFailed: ``create_agent`` raised, or the session was closed before it returned.
         """
+        row = self.new_row(call_id, call_type, metadata=metadata, started_by_id=started_by_id, source=source)
+        from .correlation import correlated_context
+        from .tasks import spawn
+
+        starting = self._start(row, video_track_override_path)
+        return await asyncio.shield(spawn(starting, name=f"start-{row.pk}", context=correlated_context()))
+
+    def new_row(
+        self,
+        call_id: str,
+        call_type: str = "default",
+        *,
+        metadata: dict[str, Any] | None = None,
+        started_by_id: Any = None,
+        source: str = "code",
+    ) -> AgentSession:
+        """Return the row of a session that is asked for now, not inserted yet.
+
+        Raises:
+            InvalidInput: ``call_id``, ``call_type`` or ``metadata`` is malformed.
+        """
         from .models import AgentSession
 
-        row = AgentSession(
+        return AgentSession(
             id=uuid.uuid4(),
             agent=self.name,
             call_id=clean_call_part("call_id", call_id),
@@ -381,44 +429,66 @@ class AgentLauncher:
             metadata=clean_metadata(metadata),
             started_by_id=started_by_id,
             source=source,
+            restartable=self.restart is not None and self._worker is not None and self._worker.serves,
             created_at=datetime.now(UTC),
         )
-        from .correlation import correlated_context
-        from .tasks import spawn
 
-        starting = self._start(row, video_track_override_path)
-        return await asyncio.shield(spawn(starting, name=f"start-{row.pk}", context=correlated_context()))
+    def is_giving_back(self, key: uuid.UUID) -> bool:
+        """Whether it is not known if this worker has taken a session from the queue: it takes that one not again."""
+        return key in self._unclaiming
 
-    async def _start(self, row: Any, video_track_override_path: str | None) -> LiveSession:
+    async def start_queued(self, row: AgentSession) -> LiveSession | None:
+        """Take a session from the queue and begin it, without waiting for its agent. None if it is not there any more.
+
+        Raises:
+            NotReady, SessionLimitExceeded: as `start_session`; it stays queued.
+        """
+        worker = self._worker
+        if worker is None or self._stopping:
+            raise NotReady("The agent launcher is not running")
+        from .session import trace_of
+
+        trace = trace_of(row)
+        with trace.start():
+            return await self._begin_on(worker, row, trace, self._claim)
+
+    async def _start(self, row: AgentSession, video_track_override_path: str | None) -> LiveSession:
         worker = self._worker
         if worker is None or self._stopping:
             raise NotReady("The agent launcher is not running: await launcher.start() first")
-        with worker.instruments.starting(self.name):
-            return await self._start_on(worker, row, video_track_override_path)
-
-    async def _start_on(self, worker: AgentWorker, row: Any, video_track_override_path: str | None) -> LiveSession:
         from .session import trace_of
 
-        if (reason := worker.not_starting()) is not None:
-            raise reason
-        limit = self.max_concurrent_sessions
-        if limit is not None and len(self._sessions) + self._admitting >= limit:
-            # The database would say so too; a flood of starts need not ask it.
-            raise MaxConcurrentSessionsExceeded(f"Reached maximum number of concurrent sessions ({limit})")
-        row.worker_id = worker.id
         trace = trace_of(row)
-        with trace.start():
-            return await self._start_traced(worker, row, video_track_override_path, trace)
+        with worker.instruments.starting(self.name), trace.start():
+            session = await self._begin_on(worker, row, trace, self._admit, video_track_override_path)
+            assert session is not None
+            await session.wait_started()
+            return session
 
-    async def _start_traced(
-        self, worker: AgentWorker, row: Any, video_track_override_path: str | None, trace: SessionTrace
-    ) -> LiveSession:
+    async def _begin_on(
+        self,
+        worker: AgentWorker,
+        row: AgentSession,
+        trace: SessionTrace,
+        enter: Callable[[AgentSession], Awaitable[bool]],
+        video_track_override_path: str | None = None,
+    ) -> LiveSession | None:
+        """Begin a session once ``enter(row)`` has made its row this worker's; None if that returns False."""
         from .session import LiveSession
 
-        self._admitting += 1
+        row.worker_id = worker.id
         try:
+            if (reason := worker.not_starting()) is not None:
+                raise reason
+            if self.places == 0:
+                # The database would say so too; a flood of starts need not ask it.
+                limit = self.max_concurrent_sessions
+                raise MaxConcurrentSessionsExceeded(f"Reached maximum number of concurrent sessions ({limit})")
+            self._admitting.add(row.pk)
             with trace.span("admit"):
-                await self._admit(row)
+                if not await enter(row):
+                    trace.end("not_admitted", failed=False)
+                    return None
             session = LiveSession(
                 row, self, video_track_override_path=video_track_override_path, on_end=self._forget, trace=trace
             )
@@ -427,23 +497,35 @@ class AgentLauncher:
             trace.end("not_admitted", failed=True)
             raise
         finally:
-            self._admitting -= 1
+            self._admitting.discard(row.pk)
         self.total_started += 1
         session.begin()
         if worker.not_taking() is not None:
             # The drain began while the row was being written: it counted the sessions without this one.
             session.request_close(by="drain", reason=worker.closing_reason)
-        await session.wait_started()
         return session
 
-    async def _admit(self, row: Any) -> None:
+    def _limits(self) -> Limits:
+        from .conf import get_settings
+        from .store import Limits
+
+        settings = get_settings()
+        return Limits(
+            per_worker=self.max_concurrent_sessions,
+            per_call=self.max_sessions_per_call,
+            per_agent=self.max_sessions,
+            per_user=settings.MAX_SESSIONS_PER_USER,
+            in_all=settings.MAX_SESSIONS,
+        )
+
+    async def _admit(self, row: AgentSession) -> bool:
         from . import store
         from .models import EndReason
         from .tasks import spawn
 
         try:
             async with asyncio.timeout(_ADMIT_SECONDS):
-                await store.admit(row, store.Limits(self.max_concurrent_sessions, self.max_sessions_per_call))
+                await store.admit(row, self._limits())
         except store.DATABASE_ERRORS as error:
             logger.error("A session could not be admitted: %s", error)
             raise NotReady("The database does not answer") from error
@@ -452,6 +534,30 @@ class AgentLauncher:
             end = store.persist(row.finish, EndReason.CREATE_FAILED, error="The database answered too late.")
             self.track(spawn(end, name=f"too-late-{row.pk}"))
             raise NotReady("The database does not answer") from error
+        return True
+
+    async def _claim(self, row: AgentSession) -> bool:
+        from . import store
+        from .tasks import spawn
+
+        worker = self._worker
+        assert worker is not None
+        try:
+            async with asyncio.timeout(_ADMIT_SECONDS):
+                claimed = await store.claim(row, self._limits(), restartable=self.restart is not None)
+        except (TimeoutError, *store.DATABASE_ERRORS) as error:
+            # It may be this worker's now, or become so. Whatever it is behind, this comes after it on the same thread.
+            self._unclaiming.add(row.pk)
+            giving_back = spawn(store.unclaim(row, worker.id), name=f"unclaim-{row.pk}")
+            giving_back.add_done_callback(lambda task: self._unclaiming.discard(row.pk))
+            self.track(giving_back)
+            raise NotReady("The database does not answer") from error
+        if claimed and worker.not_taking() is not None:
+            # A drain began meanwhile, and nobody waits for this start here: another worker is better.
+            await store.unclaim(row, worker.id)
+            return False
+        row.restartable = self.restart is not None and row.restart_of_id is None
+        return claimed
 
     def track(self, task: asyncio.Task[Any]) -> None:
         """Have a task that tells receivers of something finish before the worker stops."""

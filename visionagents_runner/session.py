@@ -21,7 +21,7 @@ from . import store
 from .conf import get_settings
 from .correlation import correlate
 from .costs import Cost, cost_of
-from .exceptions import StartFailed, StartTimeout
+from .exceptions import StartDrained, StartFailed, StartTimeout
 from .models import AgentSession, EndReason, SessionStatus
 from .signals import session_ended, session_started
 from .tasks import spawn, wait_for_any
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+TOOK_TOO_LONG = "create_agent took longer than"
+"""How the error of a session begins whose agent was not built in time."""
 
 _SETTLE_STEP_SECONDS = 0.02
 _LAST_WRITE_SECONDS = 5.0
@@ -216,7 +219,8 @@ class LiveSession:
             self._close_reason, self._close_by, self._close_error = reason, by or reason.value, error
             self._close_event.set()
             self.status = SessionStatus.CLOSING
-            self._write(self.row.mark_closing, by=self._close_by, force=force)
+            if reason is not EndReason.WORKER_LOST:  # nobody asked for that: it may be started again
+                self._write(self.row.mark_closing, by=self._close_by, force=force)
             logger.info("Closing session %s: %s", self.id, by or reason.value, extra=self._extra())
             if self._stage is not None:
                 self._stage.cancel()
@@ -372,7 +376,7 @@ class LiveSession:
         if not build.done():
             build.cancel()
             self._keep(build, then=self._close_late_agent)
-            error = f"create_agent took longer than {limit:g} s (START_TIMEOUT) and was cancelled."
+            error = f"{TOOK_TOO_LONG} {limit:g} s (START_TIMEOUT) and was cancelled."
             self._fail_start(StartTimeout(error, session_id=self.id))
             return EndReason.CREATE_FAILED, error
         if build.cancelled():
@@ -388,8 +392,12 @@ class LiveSession:
 
     def _stopped_while_starting(self) -> tuple[EndReason, str]:
         assert self._close_reason is not None
-        error = StartFailed("The session was closed while its agent was being built", session_id=self.id, closed=True)
-        self._fail_start(error)
+        if self._close_reason is EndReason.DRAINED:
+            text = "The worker began to drain while the agent was being built"
+            self._fail_start(StartDrained(text, session_id=self.id, closed=True))
+        else:
+            text = "The session was closed while its agent was being built"
+            self._fail_start(StartFailed(text, session_id=self.id, closed=True))
         return self._close_reason, self._close_error
 
     async def _begin_join(self) -> None:

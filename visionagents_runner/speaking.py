@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from .exceptions import RunnerError
+from .models import CommandKind
 from .tasks import spawn
 
 if TYPE_CHECKING:
     from .session import LiveSession
 
+logger = logging.getLogger(__name__)
+
 SPEAK_SECONDS = 15.0
+
+_ENDED = "The session has ended, or closes"
 
 
 class CannotSpeak(RunnerError):
     """The session's agent cannot be spoken through now, or not in this way; the message says why."""
+
+
+class AgentFailed(RunnerError):
+    """The agent raised when it was asked to speak; the log of its worker says what."""
+
+
+async def speak(session: LiveSession, kind: str, text: str, *, interrupt: bool, by: str = "") -> None:
+    """Do what a kind of command names, to a session that this process runs: `say` or `respond`."""
+    if CommandKind(kind) is CommandKind.SAY:
+        await say(session, text, interrupt=interrupt, by=by)
+    else:
+        await respond(session, text, interrupt=interrupt, by=by)
 
 
 async def say(session: LiveSession, text: str, *, interrupt: bool = False, by: str = "") -> None:
@@ -25,6 +43,7 @@ async def say(session: LiveSession, text: str, *, interrupt: bool = False, by: s
     Raises:
         CannotSpeak: it is not on the call, or has a model that speaks only for itself.
         TimeoutError: the agent did not take it in time; it may say it all the same.
+        AgentFailed: it raised.
     """
     from vision_agents.core.llm.realtime import Realtime
 
@@ -41,6 +60,7 @@ async def respond(session: LiveSession, text: str, *, interrupt: bool = True, by
     Raises:
         CannotSpeak: it is not on the call.
         TimeoutError: the agent did not take it in time; it may respond all the same.
+        AgentFailed: it raised.
     """
     agent = _agent_on_call(session)
     session.note("asked", {"how": "respond", "by": by, "text": text})
@@ -49,7 +69,7 @@ async def respond(session: LiveSession, text: str, *, interrupt: bool = True, by
 
 def _agent_on_call(session: LiveSession) -> Any:
     if session.finished or session.closing:
-        raise CannotSpeak("The session has ended, or closes")
+        raise CannotSpeak(_ENDED)
     if not session.has_agent or getattr(session.agent, "conversation", None) is None:
         raise CannotSpeak("The agent has not joined the call yet")
     return session.agent
@@ -59,5 +79,11 @@ async def _bounded(work: Coroutine[Any, Any, None], session: LiveSession) -> Non
     # A task of its own: what the agent starts meanwhile must not belong to a request, nor end with its client.
     task = spawn(work, name=f"agent-speak-{session.id}")
     session.hold(task)
-    async with asyncio.timeout(SPEAK_SECONDS):
-        await asyncio.shield(task)
+    await asyncio.wait({task}, timeout=SPEAK_SECONDS)
+    if not task.done():
+        raise TimeoutError
+    if task.cancelled():  # by the agent, which closes
+        raise CannotSpeak(_ENDED)
+    if (failure := task.exception()) is not None:
+        logger.error("The agent of session %s failed when it was asked to speak", session.id, exc_info=failure)
+        raise AgentFailed("The agent failed; the server's log says why")

@@ -1,9 +1,10 @@
 """The only module that runs queries for the runtime.
 
 Queries run on threads of this module, never on the event loop and never on the thread that a request brought along:
-that one is gone when the request is, while sessions live on. There are three kinds of lane, each a thread with a
+that one is gone when the request is, while sessions live on. There are a few lanes, each a thread with a
 connection of its own: one writer (the order of a session's writes is the order of its life), a few readers for
-requests, and one for heartbeats, whose time limits are short, so that a slow query elsewhere never looks like a death.
+requests, one for heartbeats, whose time limits are short, so that a slow query elsewhere never looks like a death, and
+one for looking after the sessions of others, whose rows a worker that was cut off may have locked.
 """
 
 from __future__ import annotations
@@ -19,24 +20,33 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 from django.db import InterfaceError, OperationalError, close_old_connections, connections, router, transaction
-from django.db.models import Q
-from django.db.models.functions import Now
+from django.db.models import Count, Exists, OuterRef, Q
 from django.utils import timezone
 
 from .conf import get_settings
-from .exceptions import MaxConcurrentSessionsExceeded, MaxSessionsPerCallExceeded
+from .exceptions import (
+    MaxConcurrentSessionsExceeded,
+    MaxSessionsExceeded,
+    MaxSessionsPerCallExceeded,
+    NoWorker,
+    SessionLimitExceeded,
+)
+from .feeds.link import get_layer, send_from_anywhere, worker_group
 from .identifiers import call_key
-from .models import AgentSession, EndReason, EventLine, SessionEvent, Slot, Worker, WorkerState
+from .models import AgentSession, EndReason, EventLine, SessionCommand, SessionEvent, Slot, Turn, Worker, WorkerState
 from .models.worker import seconds_ago
+from .mysql import limit_seconds
 from .process import ProcessIdentity, is_known_dead
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from .costs import Cost
+    from .models.session import AgentSessionQuerySet
+    from .models.worker import WorkerQuerySet
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +59,13 @@ DATABASE_ERRORS = (OperationalError, InterfaceError)
 _READERS = 2
 _GUESTS = 16
 _QUERY_SECONDS = 20.0
+_MOST_LOCKS_SECONDS = 10.0
 _IDLE_SECONDS = 5.0
 _DEADLOCK_TRIES = 5
+_DEADLOCK = ("deadlock", "could not serialize", "database is locked", "record has changed since last read")
+"""The last is what MariaDB says under REPEATABLE READ with innodb_snapshot_isolation."""
 _SLOT_AGE = timedelta(days=1)
+_COMMAND_AGE = timedelta(minutes=1)
 _BATCH = 500
 
 
@@ -107,8 +121,9 @@ class _Lane:
             options.setdefault("tcp_user_timeout", seconds * 1000)
         elif connection.vendor == "mysql":
             options.setdefault("connect_timeout", seconds)
-            options.setdefault("read_timeout", seconds)
-            options.setdefault("write_timeout", seconds)
+            # Longer than the database has (`limit_seconds`), whose answer tells what became of the statement.
+            options.setdefault("read_timeout", seconds + 1)
+            options.setdefault("write_timeout", seconds + 1)
         connections[alias] = connection
 
     def _unit(self, fn: Callable[[], T]) -> T:
@@ -136,7 +151,23 @@ class _Lane:
         # A pooler that gives each transaction another connection would keep this for others. Who has one says so:
         if connection.vendor == "postgresql" and not connection.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS"):
             with connection.cursor() as cursor:
-                cursor.execute("SELECT set_config('statement_timeout', %s, false)", [str(int(self._seconds() * 1000))])
+                limits = {"statement_timeout": self._seconds(), "idle_in_transaction_session_timeout": _locks_seconds()}
+                for name, seconds in limits.items():
+                    cursor.execute("SELECT set_config(%s, %s, false)", [name, str(int(seconds * 1000))])
+        elif connection.vendor == "mysql":
+            limit_seconds(connection, self._seconds())
+            if getattr(connection, "mysql_is_mariadb", False):  # MySQL has no such limit
+                with connection.cursor() as cursor:
+                    cursor.execute("SET SESSION idle_transaction_timeout = %s", [max(1, int(_locks_seconds()))])
+
+
+def _locks_seconds() -> float:
+    """How long the database waits for us in the middle of a transaction.
+
+    A process that was stopped there, or cut off, would hold its locks for hours otherwise, and with a slot's lock keep
+    all workers from starting.
+    """
+    return min(_MOST_LOCKS_SECONDS, get_settings().WORKER_TTL)
 
 
 def _pulse_seconds() -> float:
@@ -146,6 +177,7 @@ def _pulse_seconds() -> float:
 _writer = _Lane("visionagents-writer", lambda: _QUERY_SECONDS)
 _readers = [_Lane(f"visionagents-reader-{number}", lambda: _QUERY_SECONDS) for number in range(_READERS)]
 _pulse = _Lane("visionagents-pulse", _pulse_seconds)
+_reaper = _Lane("visionagents-reaper", lambda: _QUERY_SECONDS)
 
 
 async def read(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -202,7 +234,7 @@ def close(timeout: float = 10.0) -> bool:
         _guests.shutdown(wait=False, cancel_futures=True)
         _guests = None
     deadline = time.monotonic() + timeout
-    results = [lane.close(max(0.0, deadline - time.monotonic())) for lane in (_writer, *_readers, _pulse)]
+    results = [lane.close(max(0.0, deadline - time.monotonic())) for lane in (_writer, *_readers, _pulse, _reaper)]
     return all(results)
 
 
@@ -211,10 +243,18 @@ def close(timeout: float = 10.0) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an admission must respect; None means no limit."""
+    """What an admission must respect, counted in live sessions that workers have taken; None means no limit."""
 
     per_worker: int | None = None
+    """Of one agent on one worker."""
     per_call: int | None = None
+    """Of one agent's launcher, on one call, over all workers."""
+    per_agent: int | None = None
+    """Of one agent, over all workers."""
+    per_user: int | None = None
+    """Of one user, over all workers. Sessions that nobody signed in for are not counted."""
+    in_all: int | None = None
+    """Over all agents and workers."""
 
 
 async def admit(session: AgentSession, limits: Limits) -> None:
@@ -222,38 +262,141 @@ async def admit(session: AgentSession, limits: Limits) -> None:
 
     Raises:
         MaxConcurrentSessionsExceeded: the launcher's limit on this worker is reached.
-        MaxSessionsPerCallExceeded: the limit of sessions on this call, over all workers, is reached.
+        MaxSessionsPerCallExceeded, MaxSessionsExceeded: a limit over all workers is reached.
     """
     await write(_admit, session, limits)
 
 
 def _admit(session: AgentSession, limits: Limits) -> None:
-    worker_id = session.worker_id
-    assert worker_id is not None
-    slots = []
-    if limits.per_worker is not None:
-        slots.append(("worker", f"{worker_id}:{session.agent}"))
-    if limits.per_call is not None:
-        slots.append(("call", call_key(session.call_type, session.call_id)))
-
     def attempt() -> None:
         with transaction.atomic(using=router.db_for_write(AgentSession)):
-            Slot.objects.take(slots)
-            if limits.per_worker is not None:
-                there = AgentSession.objects.occupying().filter(worker_id=worker_id, agent=session.agent)
-                if there.count() >= limits.per_worker:
-                    raise MaxConcurrentSessionsExceeded(
-                        f"Reached maximum number of concurrent sessions ({limits.per_worker})"
-                    )
-            if limits.per_call is not None:
-                there = AgentSession.objects.occupying().on_call(session.call_type, session.call_id)
-                if there.count() >= limits.per_call:
-                    raise MaxSessionsPerCallExceeded(
-                        f"Reached maximum number of sessions for this call ({limits.per_call})"
-                    )
+            _check_limits(session, limits)
             session.insert()
 
     _try_again_after_deadlock(attempt)
+
+
+def _check_limits(session: AgentSession, limits: Limits) -> None:
+    """Raise if one more session would be too many. What is found stays true until the transaction ends."""
+    there = AgentSession.objects.occupying()
+    worker_id, user_id = session.worker_id, session.started_by_id
+    assert worker_id is not None
+    checks: list[tuple[int | None, tuple[str, str], AgentSessionQuerySet, type[SessionLimitExceeded], str]] = [
+        (
+            limits.per_worker,
+            ("worker", f"{worker_id}:{session.agent}"),
+            there.filter(worker_id=worker_id, agent=session.agent),
+            MaxConcurrentSessionsExceeded,
+            "concurrent sessions",
+        ),
+        (
+            limits.per_call,
+            ("call", call_key(session.call_type, session.call_id)),
+            there.on_call(session.call_type, session.call_id),
+            MaxSessionsPerCallExceeded,
+            "sessions for this call",
+        ),
+        (
+            limits.per_agent,
+            ("agent", session.agent),
+            there.filter(agent=session.agent),
+            MaxSessionsExceeded,
+            "sessions of this agent",
+        ),
+        (
+            limits.per_user if user_id is not None else None,
+            ("user", str(user_id)),
+            there.filter(started_by_id=user_id),
+            MaxSessionsExceeded,
+            "sessions for this user",
+        ),
+        (limits.in_all, ("all", ""), there, MaxSessionsExceeded, "sessions on all workers"),
+    ]
+    Slot.objects.take(slot for limit, slot, *_ in checks if limit is not None)
+    for limit, _, counted, error, what in checks:
+        if limit is not None and counted.count() >= limit:
+            raise error(f"Reached maximum number of {what} ({limit})")
+
+
+# The queue
+
+
+async def due(agents: Sequence[str], most: int, *, overdue: float = 0.0) -> list[AgentSession]:
+    """Return queued sessions of these agents that may start now, those that shall be first before others.
+
+    With ``overdue``, only those that might have been started so many seconds ago.
+    """
+    return await read(_due, agents, most, overdue)
+
+
+def _due(agents: Sequence[str], most: int, overdue: float) -> list[AgentSession]:
+    rows = AgentSession.objects.due().filter(agent__in=agents)
+    if overdue:
+        rows = rows.filter(due_at__lte=seconds_ago(overdue))
+    return list(rows[:most])
+
+
+async def claim(session: AgentSession, limits: Limits, *, restartable: bool) -> bool:
+    """Take a queued session for the worker that ``session.worker_id`` names, if the limits allow it.
+
+    False if it is not queued any more, or not due.
+
+    Raises:
+        SessionLimitExceeded: as `admit`; it stays queued.
+    """
+    return await write(_claim, session, limits, restartable)
+
+
+def _claim(session: AgentSession, limits: Limits, restartable: bool) -> bool:
+    assert session.worker_id is not None
+    worker_id = session.worker_id
+
+    def attempt() -> bool:
+        with transaction.atomic(using=router.db_for_write(AgentSession)):
+            _check_limits(session, limits)
+            # What went on for a lost session is not started again a second time.
+            again = restartable and session.restart_of_id is None
+            return AgentSession.objects.claim(session.pk, worker_id, restartable=again)
+
+    return _try_again_after_deadlock(attempt)
+
+
+async def unclaim(session: AgentSession, worker_id: uuid.UUID) -> bool:
+    """Give back a session that was claimed and not begun."""
+    return await persist(AgentSession.objects.unclaim, session.pk, worker_id)
+
+
+async def postpone(key: uuid.UUID, seconds: float, *, why: str) -> bool:
+    """Let a queued session wait for so long."""
+    return await write(AgentSession.objects.postpone, key, seconds, why=why)
+
+
+async def places_elsewhere(agent: str, *, but: uuid.UUID | None = None) -> int | None:
+    """Return how many more sessions of ``agent`` other workers than ``but`` could take now.
+
+    None if there is no bound. It is a look, not a promise.
+
+    Raises:
+        NoWorker: no other worker hosts that agent and takes sessions.
+    """
+    return await read(_places_elsewhere, agent, but)
+
+
+def _places_elsewhere(agent: str, but: uuid.UUID | None) -> int | None:
+    taking = Worker.objects.taking(agent, get_settings().WORKER_TTL)
+    limits: dict[uuid.UUID, int | None] = {
+        pk: agents[agent] for pk, agents in taking.values_list("pk", "agents") if pk != but
+    }
+    if not limits:
+        raise NoWorker(f"No worker that hosts the agent {agent!r} takes sessions")
+    there = AgentSession.objects.occupying().filter(worker_id__in=list(limits), agent=agent)
+    taken = dict(there.order_by().values_list("worker_id").annotate(Count("pk")))
+    places = 0
+    for pk, limit in limits.items():
+        if limit is None:
+            return None
+        places += max(0, limit - taken.get(pk, 0))
+    return places
 
 
 def _try_again_after_deadlock(attempt: Callable[[], T]) -> T:
@@ -268,7 +411,7 @@ def _try_again_after_deadlock(attempt: Callable[[], T]) -> T:
 
 def _is_deadlock(error: OperationalError) -> bool:
     text = str(error).lower()
-    return "deadlock" in text or "could not serialize" in text or "database is locked" in text
+    return any(words in text for words in _DEADLOCK)
 
 
 async def get_session(pk: uuid.UUID | str) -> AgentSession | None:
@@ -285,9 +428,10 @@ _close_listeners: list[CloseListener] = []
 
 
 def on_close_request(listener: CloseListener) -> Callable[[], None]:
-    """Have ``listener(session ids, by, force)`` called, on any thread, after this process wrote close requests.
+    """Have ``listener(session ids, by, force)`` called, on any thread, when this process has committed close requests.
 
-    The worker uses it to close its own sessions at once instead of at its next poll. Returns a function that ends it.
+    The worker uses it to close its own sessions at once instead of at its next poll. Other workers are told too.
+    Returns a function that ends it.
     """
     _close_listeners.append(listener)
 
@@ -317,15 +461,60 @@ def request_close_sync(pks: Iterable[uuid.UUID | str], *, by: str = "", force: b
         silent |= Q(worker__heartbeat_at__lt=seconds_ago(get_settings().WORKER_TTL))
         orphans = list(sessions.live().filter(silent).values_list("pk", flat=True))
         AgentSession.objects.filter(pk__in=orphans).finish(EndReason.REQUESTED, data={"by": by, "orphan": True})
-    for listener in list(_close_listeners):
-        listener(keys, by, force)
+    told = partial(_tell_of_close, keys, by, force)
+    transaction.on_commit(told, using=router.db_for_write(AgentSession), robust=True)
     return count
 
 
-async def close_requests(worker: Worker) -> list[tuple[uuid.UUID, bool]]:
-    """Return ``(id, force)`` of the live sessions of ``worker`` that somebody asked to close."""
-    asked = AgentSession.objects.live().filter(worker_id=worker.pk, close_requested_at__isnull=False)
-    return await read(lambda: list(asked.order_by().values_list("pk", "force_close")))
+def _tell_of_close(keys: Sequence[uuid.UUID], by: str, force: bool) -> None:
+    """Tell the workers of these sessions, here and elsewhere. Who is not reached sees it at the next poll."""
+    for listener in list(_close_listeners):
+        listener(keys, by, force)
+    if get_layer() is None:
+        return
+    theirs: dict[uuid.UUID, list[str]] = {}
+    live = AgentSession.objects.live().filter(pk__in=keys, worker__isnull=False).order_by()
+    for pk, worker_id in live.values_list("pk", "worker_id"):
+        theirs.setdefault(worker_id, []).append(str(pk))
+    for worker_id, sessions in theirs.items():
+        message = {"type": "control.close", "sessions": sessions, "by": by, "force": force}
+        send_from_anywhere(worker_group(worker_id), message)
+
+
+class Wanted(NamedTuple):
+    """What others want of a session."""
+
+    session_id: uuid.UUID
+    close: bool
+    force: bool
+    commands: bool
+    """Whether there are commands that wait to be taken."""
+
+
+async def wanted_of(worker_id: uuid.UUID, *, commands_within: float) -> list[Wanted]:
+    """Return what is wanted of the live sessions of a worker, those of which nothing is wanted left out."""
+    return await read(_wanted_of, worker_id, commands_within)
+
+
+def _wanted_of(worker_id: uuid.UUID, commands_within: float) -> list[Wanted]:
+    commands = SessionCommand.objects.waiting(commands_within).filter(session=OuterRef("pk"))
+    mine = AgentSession.objects.live().filter(worker_id=worker_id).annotate(commands_wait=Exists(commands))
+    wanted = mine.filter(Q(close_requested_at__isnull=False) | Q(commands_wait=True)).order_by()
+    fields = wanted.values_list("pk", "close_requested_at", "force_close", "commands_wait")
+    return [Wanted(pk, at is not None, force, waits) for pk, at, force, waits in fields]
+
+
+async def live_sessions_of(worker: Worker) -> list[uuid.UUID]:
+    """Return the live sessions of ``worker``."""
+    mine = AgentSession.objects.live().filter(worker_id=worker.pk)
+    return await read(lambda: list(mine.order_by().values_list("pk", flat=True)))
+
+
+async def declare_lost(session_ids: Sequence[uuid.UUID], why: str) -> list[uuid.UUID]:
+    """End those of these sessions that are live, as lost. Returns their ids."""
+    if not session_ids:
+        return []
+    return await write(AgentSession.objects.all().finish, EndReason.WORKER_LOST, error=why, keys=session_ids)
 
 
 async def ended_among(session_ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
@@ -373,21 +562,21 @@ async def register(worker: Worker) -> None:
     await write(partial(worker.save, force_insert=True))
 
 
-async def beat(
-    worker: Worker, *, within: float, draining: bool = False, loop_lag: dict[str, Any] | None = None
-) -> bool:
-    """Record a heartbeat, with the lag of the worker's loop, and take back sessions that others thought unreachable.
+async def beat(worker: Worker, *, within: float, draining: bool = False, **values: Any) -> bool:
+    """Record a heartbeat, with further ``values``, and take back sessions that others thought unreachable.
 
     Returns False if others had declared this worker dead; it is revived then, and its former sessions are lost.
 
     Raises:
         TimeoutError: the database did not answer ``within`` seconds.
     """
-    return await asyncio.wait_for(_pulse.run(partial(_beat, worker, draining, loop_lag or {})), within)
+    return await asyncio.wait_for(_pulse.run(partial(_beat, worker, draining, values)), within)
 
 
-def _beat(worker: Worker, draining: bool, loop_lag: dict[str, Any]) -> bool:
-    alive = Worker.objects.beat(worker.pk, loop_lag=loop_lag)
+def _beat(worker: Worker, draining: bool, values: dict[str, Any]) -> bool:
+    alive = Worker.objects.beat(worker.pk, **values)
+    if worker.leaving:
+        return True  # it stopped while this was on its way, and stays so
     if not alive:
         worker.revive(draining=draining)
     AgentSession.objects.filter(worker_id=worker.pk).mark_reachable()
@@ -409,45 +598,70 @@ async def stop(worker: Worker) -> list[uuid.UUID]:
 
 
 def _stop(worker: Worker) -> list[uuid.UUID]:
+    worker.leaving = True
     left = AgentSession.objects.filter(worker_id=worker.pk).finish(
         EndReason.DRAINED, error="The worker stopped before the session had closed."
     )
     worker.mark_stopped()
-    Slot.objects.filter(scope="worker", key__startswith=f"{worker.pk}:").delete()
+    Slot.objects.forget_worker(worker.pk)
     return left
 
 
-async def reap(me: Worker, identity: ProcessIdentity) -> list[uuid.UUID]:
+async def reap(
+    me: Worker, identity: ProcessIdentity, *, judge_silent: bool = True, every: float = 0.0
+) -> list[uuid.UUID]:
     """Look after the sessions of workers that died: mark them unreachable, then lost. Returns the ids of the lost.
 
-    Any worker may do this at any time: each change is conditional, so that of several exactly one makes it.
+    Any worker may do this at any time: each change is conditional, so that of several exactly one makes it. Without
+    ``judge_silent``, only workers of this machine whose processes are known to be gone count as dead.
+
+    What takes looking at the sessions of all workers is done by one of them in ``every`` seconds; with 0, at each call.
     """
-    return await write(_reap, me, identity)
+    return await _reaper.run(partial(_reap, me, identity, judge_silent, every))
 
 
-def _reap(me: Worker, identity: ProcessIdentity) -> list[uuid.UUID]:
-    settings = get_settings()
+def _reap(me: Worker, identity: ProcessIdentity, judge_silent: bool, every: float) -> list[uuid.UUID]:
     others = Worker.objects.running().exclude(pk=me.pk)
     lost: list[uuid.UUID] = []
     for worker in others.filter(boot_id=identity.boot_id, pid_namespace=identity.pid_namespace).exclude(boot_id=""):
         if is_known_dead(worker.pid, worker.process_started):
             lost += _bury(worker, "The worker's process ended without closing it.")
+    if judge_silent and _my_turn("judge", every):
+        lost += _judge_silent(others)
+    if _my_turn("sweep", every):
+        AgentSession.objects.expire()
+        # A worker that was stopped while one of its starts was being admitted leaves a row that nobody runs.
+        orphans = AgentSession.objects.filter(worker__state=WorkerState.STOPPED)
+        lost += orphans.finish(EndReason.WORKER_LOST, error="The worker stopped before the session had begun.")
+        SessionCommand.objects.sweep(_COMMAND_AGE)
+        Slot.objects.forget_old(_SLOT_AGE)
+    return lost
+
+
+def _my_turn(name: str, every: float) -> bool:
+    return not every or Turn.objects.take(name, every)
+
+
+def _judge_silent(others: WorkerQuerySet) -> list[uuid.UUID]:
+    settings = get_settings()
+    lost: list[uuid.UUID] = []
     for worker in others.silent(settings.WORKER_TTL + settings.WORKER_GRACE):
         lost += _bury(worker, f"The worker has been silent since {worker.heartbeat_at:%Y-%m-%d %H:%M:%S} UTC.")
     silent = list(others.silent(settings.WORKER_TTL).values_list("pk", flat=True))
     if silent:
-        AgentSession.objects.filter(worker_id__in=silent).mark_unreachable()
-    # A worker that was stopped while one of its starts was being admitted leaves a row that nobody runs.
-    orphans = AgentSession.objects.filter(worker__state=WorkerState.STOPPED)
-    lost += orphans.finish(EndReason.WORKER_LOST, error="The worker stopped before the session had begun.")
-    Slot.objects.filter(taken_at__lt=Now() - _SLOT_AGE, scope="call").delete()
+        theirs = AgentSession.objects.filter(worker_id__in=silent)
+        # Their worker, if it lives, has stopped these by its own clock, so that they can go on elsewhere at once.
+        lost += theirs.filter(restartable=True).finish(
+            EndReason.WORKER_LOST, error="The worker has been silent for its time-to-live (WORKER_TTL)."
+        )
+        theirs.mark_unreachable()
     return lost
 
 
 def _bury(worker: Worker, why: str) -> list[uuid.UUID]:
     lost = AgentSession.objects.filter(worker_id=worker.pk).finish(EndReason.WORKER_LOST, error=why)
     worker.mark_stopped()
-    Slot.objects.filter(scope="worker", key__startswith=f"{worker.pk}:").delete()
+    Slot.objects.forget_worker(worker.pk)
     if lost:
         logger.warning("Worker %s is gone; %d of its sessions are lost", worker, len(lost))
     return lost

@@ -6,14 +6,16 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from . import __version__, store
+from .claims import Claims
 from .conf import get_settings
+from .control import ControlDesk
 from .exceptions import NotReady, RunnerConfigurationError
+from .lease import Lease, boot_time
 from .looplag import LoopLag
 from .models import EndReason, SessionStatus, Worker
 from .observe import load_redact
@@ -29,25 +31,34 @@ if TYPE_CHECKING:
     from .feeds.desk import NewsDesk
     from .launcher import AgentLauncher
     from .runner import Runner
+    from .signalling.relaydesk import RelayDesk
 
 logger = logging.getLogger(__name__)
 
 _WARM_UP_RETRY_SECONDS = (5.0, 15.0, 60.0)
 _LAST_SECONDS = 5.0
+_RELAYED_SECONDS = 0.25
+_NO_LEASE = "The worker could not reach the database, and stopped it before others would start it again."
+_NOBODY = "Its worker does not run it: an answer of the database was lost while it started."
 _TASK_NAME = "agent-worker"
 
 
 class AgentWorker:
     """Hosts the sessions of some launchers on the event loop that it is started on. One a process."""
 
-    def __init__(self, launchers: Mapping[str, AgentLauncher], *, runner: str = "") -> None:
+    def __init__(self, launchers: Mapping[str, AgentLauncher], *, runner: str = "", serves: bool = False) -> None:
+        """``serves``: it takes queued sessions, whoever asked for them, besides those that its own process starts."""
         self.launchers = dict(launchers)
+        self.serves = serves
         self.id = uuid.uuid4()
         self.draining = False
         self.cordoned = False
         """An operator asked it to take no new sessions. It goes on with those that it has, and does not end."""
         self.closing_reason = EndReason.DRAINED
         self.warm_up_error = ""
+        self.claims = Claims(self)
+        self.lease = Lease(self._stop_what_may_go_on_elsewhere)
+        self.control = ControlDesk(self)
         self.recorder = Recorder()
         self.webhooks = WebhookSender()
         settings = get_settings()
@@ -66,13 +77,14 @@ class AgentWorker:
         self._identity = identify()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._saved: dict[uuid.UUID, dict[str, Any]] = {}
+        self._unknown: set[uuid.UUID] = set()
         self._hurry: asyncio.Event | None = None
         self._idle: asyncio.Event | None = None
         self._draining: asyncio.Task[None] | None = None
         self._telling: set[asyncio.Task[Any]] = set()
         self._limits: dict[str, asyncio.Task[Any]] = {}
         self._desk: NewsDesk | None = None
-        self._stop_listening: Callable[[], None] = lambda: None
+        self.relays: RelayDesk | None = None
 
     # State
 
@@ -138,6 +150,11 @@ class AgentWorker:
             return NotReady("The worker is warming up" + self.warm_up_error, retry_after=5)
         return None
 
+    @property
+    def only_overloaded(self) -> bool:
+        """Whether it would take sessions, were its event loop not behind: another worker may."""
+        return self.not_taking() is None and self.warmed_up and self.lag.overloaded
+
     # Life
 
     async def start(self, *, warm_up: bool = True) -> None:
@@ -159,18 +176,20 @@ class AgentWorker:
             refuse_unsound_endpoints()
             load_redact()  # what cannot be redacted is not shown: found out now rather than in a call
             self._row = self._new_row()
+            registered_at = boot_time()
             await self._register(self._row)
         except BaseException:
             self._forget()
             raise
         self._running = True
+        self.lease.renew(registered_at)
         self.recorder.start()
         self._open_desk()
         self.webhooks.start()
         self.lag.start()
         self._hurry, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
-        self._listen()
+        self.control.open()
         settings = get_settings()
         self._every(settings.HEARTBEAT_INTERVAL, self._beat, name="heartbeat")
         self._every(settings.POLL_INTERVAL, self._poll, name="poll")
@@ -181,6 +200,9 @@ class AgentWorker:
             self._look_after(launcher)
             if warm_up:
                 self._spawn(self._warm_up(launcher), name=f"warm-up-{launcher.name}")
+        self._every(1.0, _awaitable(self.lease.check), name="lease")
+        if self.serves:
+            await self.claims.open()
 
     def add(self, launcher: AgentLauncher) -> None:
         """Host one more launcher, on the event loop on which this worker runs."""
@@ -227,14 +249,21 @@ class AgentWorker:
             if count and timeout > 0:
                 logger.info("Draining: %d live sessions may go on for %g s", count, timeout)
             self._spawn(self._mark_draining(), name="mark-draining")
+            await self.claims.close()
             deadline = time.monotonic() + timeout
-            while (left := deadline - time.monotonic()) > 0 and not self._hurry.is_set() and any(self.live_sessions):
-                await self._wait_idle_or_hurry(left)
+            while (left := deadline - time.monotonic()) > 0 and not self._hurry.is_set() and self._in_use:
+                # Who is relayed leaves without a word to this worker's sessions: so look again now and then.
+                await self._wait_idle_or_hurry(left if any(self.live_sessions) else min(left, _RELAYED_SECONDS))
             await self._stop()
         except Exception:
             logger.exception("The worker did not stop in order; the next one declares what it left as lost")
         finally:
             self._forget()
+
+    @property
+    def _in_use(self) -> bool:
+        """Whether calls go on here, or through here to agents of other workers."""
+        return any(self.live_sessions) or (self.relays is not None and self.relays.lanes > 0)
 
     def hurry(self) -> None:
         """Have a drain that is under way close the rest at once."""
@@ -267,16 +296,15 @@ class AgentWorker:
     def session_ended(self, session: LiveSession) -> None:
         """Called by a launcher when a session has ended."""
         self.webhooks.wake()
+        self.claims.room_changed()
         if self._idle is not None and not any(self.live_sessions):
             self._idle.set()
 
     async def _stop(self) -> None:
         assert self._row is not None
         await self.close_sessions(self.live_sessions, reason=self.closing_reason)
-        self._stop_listening()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.control.close()
+        await self._end_tasks()
         await self.recorder.close(_LAST_SECONDS)
         await self._close_desk()
         try:
@@ -290,12 +318,27 @@ class AgentWorker:
         if self._telling:
             await asyncio.wait(self._telling, timeout=_LAST_SECONDS)
 
+    async def _end_tasks(self) -> None:
+        ending = set(self._tasks)
+        for task in ending:
+            task.cancel()
+        if not ending:
+            return
+        _, pending = await asyncio.wait(ending, timeout=_LAST_SECONDS)
+        if pending:
+            names = ", ".join(sorted(task.get_name() for task in pending))
+            logger.error("Tasks of the worker did not end in %g s and are left behind: %s", _LAST_SECONDS, names)
+
     def _forget(self) -> None:
         """This process has no worker any more."""
         global _current
         self._running = False
+        self.claims.abandon()
+        if self.relays is not None:
+            self.relays.abandon()
         if self._desk is not None:
             self._desk.close()
+        self.control.close()
         self.recorder.abandon()
         self.webhooks.cancel()
         self.lag.stop()
@@ -320,7 +363,14 @@ class AgentWorker:
             runner=self._runner[:255],
             version=__version__,
             capacity=self.capacity,
+            agents=self._agents(),
         )
+
+    def _agents(self) -> dict[str, int | None]:
+        """What the row says of the agents that others may have started here."""
+        if not self.serves:
+            return {}
+        return {name: launcher.max_concurrent_sessions for name, launcher in self.launchers.items()}
 
     async def _register(self, row: Worker) -> None:
         from django.db import DatabaseError
@@ -338,30 +388,20 @@ class AgentWorker:
 
     def _open_desk(self) -> None:
         from .feeds.desk import NewsDesk
+        from .signalling.relaydesk import RelayDesk
 
-        self._desk = NewsDesk(self)
+        self._desk, self.relays = NewsDesk(self), RelayDesk(self)
         self._desk.open(asyncio.get_running_loop())
+        self.relays.open()
 
     async def _close_desk(self) -> None:
         from .feeds import link
 
+        if self.relays is not None:
+            await self.relays.close()
         if self._desk is not None:
             self._desk.close()
             await link.settle()
-
-    def _listen(self) -> None:
-        loop = asyncio.get_running_loop()
-
-        def listener(keys: Sequence[uuid.UUID], by: str, force: bool) -> None:
-            with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._close_mine, keys, by, force)
-
-        self._stop_listening = store.on_close_request(listener)
-
-    def _close_mine(self, keys: Sequence[uuid.UUID], by: str, force: bool) -> None:
-        for key in keys:
-            if (session := self.get_session(str(key))) is not None:
-                session.request_close(by=by, force=force)
 
     def _spawn(self, coroutine: Any, *, name: str) -> asyncio.Task[Any]:
         task = spawn(coroutine, name=f"{_TASK_NAME}-{name}")
@@ -373,16 +413,17 @@ class AgentWorker:
         self, seconds: float, work: Callable[[], Awaitable[Any]], *, name: str, at_once: bool = False
     ) -> asyncio.Task[Any]:
         async def loop() -> None:
+            task = asyncio.current_task()
+            assert task is not None
             if not at_once:
                 await asyncio.sleep(seconds)
-            while True:
+            while not task.cancelling():
                 try:
                     await work()
                 except store.DATABASE_ERRORS as error:
                     logger.warning("The worker's %s: the database does not answer: %s", name, error)
                 except asyncio.CancelledError:
-                    task = asyncio.current_task()
-                    if task is None or task.cancelling():
+                    if task.cancelling():
                         raise
                     logger.error("The worker's %s was cancelled from inside; it goes on", name)
                 except Exception:
@@ -407,6 +448,7 @@ class AgentWorker:
                 await asyncio.sleep(delay)
             else:
                 self.warm_up_error = ""
+                self.claims.room_changed()
                 return
 
     async def wait_warm(self) -> None:
@@ -422,7 +464,7 @@ class AgentWorker:
         assert self._hurry is not None
         assert self._idle is not None
         self._idle.clear()
-        if not any(self.live_sessions):
+        if not self._in_use:
             return
         waits = {spawn(self._hurry.wait(), name="drain-hurry"), spawn(self._idle.wait(), name="drain-idle")}
         try:
@@ -433,24 +475,39 @@ class AgentWorker:
 
     async def _beat(self) -> None:
         assert self._row is not None
+        sent_at = boot_time()
         try:
             alive = await store.beat(
                 self._row,
                 within=get_settings().WORKER_TTL / 3,
                 draining=self.draining or self.cordoned,
                 loop_lag=dict(self.lag.summary()),
+                capacity=self.capacity,
+                agents=self._agents(),
             )
         except TimeoutError:
             logger.warning("A heartbeat did not reach the database in time")
             return
+        self.lease.renew(sent_at)
         if not alive:
             logger.error("This worker was silent for so long that others declared its sessions lost")
+
+    def _stop_what_may_go_on_elsewhere(self, *, force: bool) -> None:
+        """The database has not heard of this worker for long: others are about to start some of its sessions again."""
+        for session in list(self.live_sessions):
+            if session.row.restartable and not session.finished and (force or not session.closing):
+                if not session.closing:
+                    logger.error("Session %s is stopped: it may be started again elsewhere soon", session.id)
+                session.request_close(by="lease", reason=EndReason.WORKER_LOST, error=_NO_LEASE, force=force)
 
     async def _look_after_sessions(self) -> None:
         """Close sessions of ours that others declared lost, and declare lost those of workers that died."""
         assert self._row is not None
         await self._close_what_was_declared_lost()
-        lost = await store.reap(self._row, self._identity)
+        await self._end_what_nobody_runs()
+        # The half: whoever asks next after an interval shall find that it is time.
+        every = get_settings().HEARTBEAT_INTERVAL / 2
+        lost = await store.reap(self._row, self._identity, judge_silent=self.lease.may_judge, every=every)
         self.instruments.declared_lost(len(lost))
         self._announce(lost, EndReason.WORKER_LOST)
 
@@ -464,11 +521,8 @@ class AgentWorker:
         asked = await store.drain_requested(self._row)
         if asked != self.cordoned:
             await self._cordon(asked)
-        if not any(self.live_sessions):
-            return
-        for pk, force in await store.close_requests(self._row):
-            if (session := self.get_session(str(pk))) is not None:
-                session.request_close(by="request", force=force)
+        if any(self.live_sessions):
+            await self.control.look()
 
     async def _cordon(self, asked: bool) -> None:
         """Take no new sessions while an operator wants it so."""
@@ -479,6 +533,7 @@ class AgentWorker:
             if asked
             else "The request to drain was taken back"
         )
+        self.claims.room_changed()
         if not self.draining:
             await store.set_draining(self._row, asked)
 
@@ -491,6 +546,22 @@ class AgentWorker:
             if not session.finished and session.status is not SessionStatus.CLOSING:
                 logger.error("Session %s was declared lost while it ran here; closing it", session.id)
                 session.request_close(by="declared lost", reason=EndReason.WORKER_LOST)
+
+    async def _end_what_nobody_runs(self) -> None:
+        """End sessions that the database has as this worker's, and it has not: an answer of the database was lost.
+
+        Only those that it has not known for two looks: one may be written and not yet begun.
+        """
+        assert self._row is not None
+        theirs = set(await store.live_sessions_of(self._row))
+        known = {session.uuid for session in self.live_sessions}
+        for launcher in self.launchers.values():
+            known |= launcher.admitting
+        unknown = theirs - known
+        for pk in unknown & self._unknown:
+            logger.error("Session %s is this worker's by its row, and does not run here: ending it", pk)
+        self._announce(await store.declare_lost(list(unknown & self._unknown), _NOBODY), EndReason.WORKER_LOST)
+        self._unknown = unknown
 
     async def _save_metrics(self) -> None:
         snapshots: dict[uuid.UUID, dict[str, Any]] = {}
@@ -540,7 +611,7 @@ async def ensure_worker(runner: Runner) -> AgentWorker:
         if _current is not None and _current.running:
             return _current
         _refuse_if_stopped(runner)
-        worker = AgentWorker(runner.launchers, runner=runner.path)
+        worker = AgentWorker(runner.launchers, runner=runner.path, serves=True)
         await worker.start()
         try:
             _refuse_if_stopped(runner)  # a signal may have come meanwhile

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -89,6 +90,21 @@ async def test_what_others_write_is_found_by_looking(server: Server, polls_only:
         assert (await viewer.hear("session"))["session"]["status"] == "unreachable"
         await store.write(row.finish, EndReason.WORKER_LOST)
         assert (await viewer.hear("session"))["session"]["status"] == "lost"
+
+
+async def test_a_session_that_waits_for_a_worker_is_listed_and_counted(server: Server) -> None:
+    async with feed_list(server) as viewer:
+        await viewer.hello()
+        await viewer.hear("counts", live=0, queued=0)
+        row = await AgentSession.objects.adispatch("later", at=timedelta(hours=1))
+        seen = (await viewer.hear("session"))["session"]
+        assert (seen["session_id"], seen["status"], seen["started_at"]) == (str(row.pk), "queued", None)
+        await viewer.hear("counts", live=1, queued=1, active=0)
+        await store.write(AgentSession.objects.filter(pk=row.pk).update, expires_at=row.created_at)
+        await store.write(AgentSession.objects.expire)
+        seen = (await viewer.hear("session"))["session"]
+        assert (seen["status"], seen["end_reason"]) == ("failed", "expired")
+        await viewer.hear("counts", live=0, queued=0, failed_24h=1)
 
 
 async def test_counts_stop_at_a_limit(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,3 +174,31 @@ def test_limits_hold_across_processes() -> None:
     program = program.replace("max_concurrent_sessions=10", "max_sessions_per_call=3").replace("call-{n}", "one call")
     assert sum(map(int, run_side_by_side(program, processes=2))) == 3
     assert not AgentSession.objects.live().exists()
+
+
+@pytest.mark.parametrize("limit", ["max_sessions", "MAX_SESSIONS", "MAX_SESSIONS_PER_USER"])
+def test_limits_over_all_workers_are_exact_when_several_start_and_claim_at_once(
+    transactional_db: None, django_user_model: Any, limit: str
+) -> None:
+    user = django_user_model.objects.create_user("mia")
+    for number in range(8):
+        AgentSession.objects.dispatch(f"queued-{number}", started_by=user)
+    options = "max_sessions=7" if limit == "max_sessions" else ""
+    settings = {} if limit == "max_sessions" else {limit: 7}
+    program = f"""
+        from visionagents_runner import store
+        from visionagents_runner.models import AgentSession
+        async with AgentLauncher(create_agent, join_call, {options}) as launcher:
+            rows = await store.due(["default"], 8)
+            go()
+            results = await asyncio.gather(
+                *(launcher.start_session(f"call-{{n}}", started_by_id={user.pk}) for n in range(8)),
+                *(launcher.start_queued(row) for row in rows),
+                return_exceptions=True,
+            )
+            say(sum(result is not None and not isinstance(result, Exception) for result in results))
+            wait()
+    """
+    said = run_side_by_side(program, processes=3, TEST_RUNNER_SETTINGS=json.dumps(settings))
+    assert sum(map(int, said)) == 7
+    assert not AgentSession.objects.occupying().exists()

@@ -97,10 +97,11 @@ async def test_what_arrives_is_signed_and_says_what_the_api_says(one: Receiver, 
     assert data["metadata"] == {"order": "7 é\u2028"}
     assert b"spoken" not in request.body
 
-    from visionagents_runner.api.found import describe
+    from visionagents_runner.api.found import detail
+    from visionagents_runner.permissions import Access
 
     ended_row = await store.read(lambda: AgentSession.objects.get(pk=session.pk))
-    assert data == {**describe(ended_row), "metadata": session.metadata}
+    assert data == await detail(ended_row, Access())
     sent = await row()
     assert (sent.state, sent.attempts, sent.last_status, sent.last_error) == ("delivered", 1, 200, "")
     assert sent.delivered_at is not None
@@ -114,6 +115,18 @@ async def test_a_session_that_failed_is_told_of_without_its_traceback(one: Recei
     assert (request.json["data"]["status"], request.json["data"]["end_reason"]) == ("failed", "create_failed")
     assert b"Traceback" not in request.body
     assert b"secret" not in request.body
+
+
+async def test_of_a_session_that_was_lost_it_says_which_one_goes_on_for_it(one: Receiver) -> None:
+    session = await end(EndReason.WORKER_LOST, restartable=True)
+    successor = await store.read(lambda: AgentSession.objects.get(restart_of=session))
+    await send()
+    assert one.requests[0].json["data"]["restarted_as"] == str(successor.pk)
+    await store.write(successor.finish, EndReason.EXPIRED)
+    await send()
+    data = one.requests[1].json["data"]
+    assert (data["restart_of"], data["restarted_as"]) == (str(session.pk), None)
+    assert data["due_at"] is not None
 
 
 async def test_while_a_secret_changes_both_sign(receiver: Receiver, configure: Any) -> None:

@@ -87,7 +87,7 @@ async def test_a_silent_workers_sessions_are_unreachable_then_lost(launch: Any) 
     row = await row_of(session)
     assert (row.status, row.is_live) == ("unreachable", True)
     await store.write(Worker.objects.filter(pk=worker.pk).update, heartbeat_at=seconds_ago(91))
-    assert await reap() == [session.pk]
+    await reap()
     row = await row_of(session)
     assert (row.status, row.end_reason) == ("lost", "worker_lost")
     assert await reap() == []
@@ -130,7 +130,7 @@ async def test_a_session_admitted_while_its_worker_stopped_does_not_stay_live(la
     worker = await store.write(silent_worker, 0)
     await store.write(worker.mark_stopped)
     session = await store.write(session_on, worker)
-    assert await reap() == [session.pk]
+    await reap()  # it may have been reaped: the worker that was launched looks at once, too
     assert (await row_of(session)).status == "lost"
 
 

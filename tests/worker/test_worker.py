@@ -370,3 +370,12 @@ async def test_an_agent_is_closed_in_time_while_the_database_is_away(launch: Any
     await session.wait()
     row = await row_of(session)
     assert (row.end_reason, row.joined_at is not None) == ("requested", True)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_heartbeat_that_is_late_does_not_bring_back_a_worker_that_has_stopped() -> None:
+    worker = Worker.objects.create(hostname="host", pid=1)
+    store._stop(worker)
+    assert store._beat(worker, True, {})
+    worker.refresh_from_db()
+    assert worker.state == WorkerState.STOPPED

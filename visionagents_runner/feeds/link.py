@@ -1,6 +1,7 @@
 """`Link`: hints between processes, over the channel layer, if there is one that reaches other processes.
 
-Nothing waits for it and nothing depends on it: what cannot be sent is dropped, and the polls find it.
+Nothing depends on it: what cannot be sent is dropped, and the polls find it. Only what is worth having live, partial
+words and the relay of calls, goes no other way.
 """
 
 from __future__ import annotations
@@ -8,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from ..tasks import spawn
@@ -22,12 +26,16 @@ Make: TypeAlias = Callable[[], Message | None]
 Handler: TypeAlias = Callable[[Message], None]
 
 LIST_GROUP = "va.sessions"
+QUEUE_GROUP = "va.queue"
 
 _OUTBOX_SIZE = 256
+_URGENT_SIZE = 2048
 _ROUND_SECONDS = 0.02
 """Between two rounds of sending: what replaces each other meanwhile is sent once."""
 _SEND_SECONDS = 2.0
 _RETRY_SECONDS = 2.0
+_STEADY_SECONDS = 10.0
+"""After so long without a failure, one alone is none to speak of."""
 _RENEW_SECONDS = 60.0
 """How often groups are entered again: a layer that lost its memory, or dropped us, has us back then."""
 _COMPLAIN_SECONDS = 60.0
@@ -52,7 +60,9 @@ class Link:
         self._layer = layer
         self._handlers: dict[str, list[Handler]] = {}
         self._outbox: dict[Hashable, tuple[str, Make]] = {}
+        self._urgent: deque[tuple[str, Message]] = deque()
         self._to_send = asyncio.Event()
+        self._to_send_now = asyncio.Event()
         self._entered: set[str] = set()
         self._changed = asyncio.Event()
         self._channel = ""
@@ -91,6 +101,28 @@ class Link:
         self._outbox[key] = (group, make)
         self._to_send.set()
 
+    def send(self, group: str, message: Message) -> bool:
+        """Send to ``group`` at once, in the order of the calls. False if dropped: too many wait, or nobody joined.
+
+        It may be lost on the way all the same.
+        """
+        if not self._tasks or len(self._urgent) >= _URGENT_SIZE:
+            return False
+        self._urgent.append((group, message))
+        self._to_send_now.set()
+        self._to_send.set()
+        return True
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody here has joined a group: only then does it send."""
+        return bool(self._tasks)
+
+    @property
+    def waiting(self) -> int:
+        """How many urgent messages have not been sent yet: who has many more to send should hold back."""
+        return len(self._urgent)
+
     # Its tasks
 
     def _close(self) -> None:
@@ -98,6 +130,7 @@ class Link:
             task.cancel()
         self._tasks = []
         self._outbox.clear()
+        self._urgent.clear()
         entered, channel = list(self._entered), self._channel
         self._entered.clear()
         self._channel = ""
@@ -113,26 +146,38 @@ class Link:
             logger.debug("Groups of the channel layer were not left: %r", error)
 
     async def _keep(self, work: Callable[[], Any]) -> None:
-        while True:
+        failed_at = -_STEADY_SECONDS
+        while not _is_cancelled():
             try:
                 await work()
             except Exception as error:
-                self._outbox.clear()
+                if _is_cancelled():
+                    return
                 self._entered.clear()
                 now = time.monotonic()
-                if now - self._complained_at >= _COMPLAIN_SECONDS:
-                    self._complained_at = now
-                    logger.warning(
-                        "The channel layer does not work (%r): viewers in other processes learn later", error
-                    )
-                await asyncio.sleep(_RETRY_SECONDS)
+                once, failed_at = now - failed_at >= _STEADY_SECONDS, now
+                if once:
+                    # Something held the loop (models that are imported, say), and an answer seems late that is not.
+                    logger.debug("The channel layer failed once: %r", error)
+                    await asyncio.sleep(_ROUND_SECONDS)
+                else:
+                    self._outbox.clear()
+                    self._urgent.clear()
+                    self._complain(error, now)
+                    await asyncio.sleep(_RETRY_SECONDS)
                 self._changed.set()
+                self._to_send.set()
+
+    def _complain(self, error: Exception, now: float) -> None:
+        if now - self._complained_at >= _COMPLAIN_SECONDS:
+            self._complained_at = now
+            logger.warning("The channel layer does not work (%r): viewers in other processes learn later", error)
 
     async def _receive(self) -> None:
         if not self._channel:
             self._channel = await self._layer.new_channel("va.feeds")
             self._changed.set()
-        while True:
+        while not _is_cancelled():
             try:
                 message = await self._layer.receive(self._channel)
             except Exception as error:
@@ -149,7 +194,7 @@ class Link:
 
     async def _enter(self) -> None:
         """Be in the groups that somebody here listens to, and in no others."""
-        while True:
+        while not _is_cancelled():
             try:
                 async with asyncio.timeout(_RENEW_SECONDS):
                     await self._changed.wait()
@@ -169,16 +214,41 @@ class Link:
                     await self._layer.group_discard(group, self._channel)
 
     async def _send(self) -> None:
-        while True:
+        while not _is_cancelled():
             await self._to_send.wait()
             self._to_send.clear()
+            self._to_send_now.clear()
+            await self._send_urgent()
             waiting, self._outbox = self._outbox, {}
             for group, make in waiting.values():
                 message = make()
                 if message is not None:
-                    async with asyncio.timeout(_SEND_SECONDS):
-                        await self._layer.group_send(group, {**message, "group": group})
-            await asyncio.sleep(_ROUND_SECONDS)
+                    await self._transmit(group, message)
+                await self._send_urgent()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_ROUND_SECONDS):
+                    await self._to_send_now.wait()
+
+    async def _send_urgent(self) -> None:
+        while self._urgent:
+            await self._transmit(*self._urgent.popleft())
+
+    async def _transmit(self, group: str, message: Message) -> None:
+        try:
+            async with asyncio.timeout(_SEND_SECONDS):
+                await self._layer.group_send(group, {**message, "group": group})
+        except TypeError:
+            # A layer that was told to write JSON cannot take bytes: that one message is lost, and the others go on.
+            logger.exception("A message of type %s does not fit into the channel layer", message.get("type"))
+
+
+def _is_cancelled() -> bool:
+    """Whether this task was to end, though whatever it awaited took no notice.
+
+    redis-py swallows a cancellation now and then, in the middle of a command, and channels_redis may fail over one.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 _last: set[asyncio.Task[None]] = set()
@@ -191,8 +261,11 @@ def _leaving(task: asyncio.Task[None]) -> None:
 
 async def settle() -> None:
     """Wait until links that closed have left their groups; it takes a moment at most."""
-    if _last:
-        await asyncio.wait(_last, timeout=_SEND_SECONDS)
+    loop = asyncio.get_running_loop()
+    # An earlier loop may have been closed before all that ran on it had ended.
+    mine = {task for task in _last if task.get_loop() is loop}
+    if mine:
+        await asyncio.wait(mine, timeout=_SEND_SECONDS)
 
 
 _link: tuple[asyncio.AbstractEventLoop, Any, Link] | None = None
@@ -201,6 +274,16 @@ _link: tuple[asyncio.AbstractEventLoop, Any, Link] | None = None
 def get_link() -> Link | None:
     """Return the link of this event loop; None where no channel layer reaches other processes."""
     global _link
+    if (layer := get_layer()) is None:
+        return None
+    loop = asyncio.get_running_loop()
+    if _link is None or _link[0] is not loop or _link[1] is not layer:
+        _link = (loop, layer, Link(layer))
+    return _link[2]
+
+
+def get_layer() -> Any:
+    """Return the channel layer; None if there is none that reaches other processes."""
     from channels.layers import InMemoryChannelLayer, get_channel_layer  # type: ignore[import-untyped]
 
     try:
@@ -208,9 +291,29 @@ def get_link() -> Link | None:
     except Exception:
         logger.exception("The channel layer cannot be used: viewers in other processes learn by polling")
         return None
-    if layer is None or isinstance(layer, InMemoryChannelLayer):
-        return None
-    loop = asyncio.get_running_loop()
-    if _link is None or _link[0] is not loop or _link[1] is not layer:
-        _link = (loop, layer, Link(layer))
-    return _link[2]
+    return None if isinstance(layer, InMemoryChannelLayer) else layer
+
+
+def send_from_anywhere(group: str, message: Message) -> None:
+    """Send to ``group``, from any thread of any process: with a worker or without, on an event loop or not.
+
+    It waits for nothing, and never fails: like all messages this one may be lost.
+    """
+    from .postbox import post
+
+    if (layer := get_layer()) is None:
+        return
+    if _link is not None and _link[1] is layer and _link[2].is_open:
+        with suppress(RuntimeError):  # the loop is closed
+            _link[0].call_soon_threadsafe(_link[2].send, group, message)
+            return
+    post(group, message)
+
+
+def _forget_link() -> None:
+    global _link
+    _link = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_link)

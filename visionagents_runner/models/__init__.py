@@ -3,24 +3,30 @@
 State changes are methods and queryset methods here; nothing else writes ``status``.
 """
 
+from .command import CommandKind, CommandOutcome, SessionCommand
 from .delivery import DeliveryState, WebhookDelivery
 from .event import KINDS_WITHOUT_WORDS, EventLine, SessionEvent
 from .key import AgentKey, Scope
 from .session import AgentSession, EndReason, SessionStatus
 from .slot import Slot
+from .turn import Turn
 from .worker import Worker, WorkerState
 
 __all__ = [
     "KINDS_WITHOUT_WORDS",
     "AgentKey",
     "AgentSession",
+    "CommandKind",
+    "CommandOutcome",
     "DeliveryState",
     "EndReason",
     "EventLine",
     "Scope",
+    "SessionCommand",
     "SessionEvent",
     "SessionStatus",
     "Slot",
+    "Turn",
     "WebhookDelivery",
     "Worker",
     "WorkerState",

@@ -16,7 +16,20 @@ from ..news import tell_on_commit
 from .bulk import insert_events, take_numbers
 from .session import AgentSession
 
-LIFECYCLE_KINDS = frozenset({"requested", "started", "joined", "close_requested", "ended", "unreachable", "reachable"})
+LIFECYCLE_KINDS = frozenset(
+    {
+        "requested",
+        "claimed",
+        "postponed",
+        "requeued",
+        "started",
+        "joined",
+        "close_requested",
+        "ended",
+        "unreachable",
+        "reachable",
+    }
+)
 """What the runner itself tells of a session. All other kinds are told by `observe`, and written by `recorder`."""
 
 KINDS_WITHOUT_WORDS = LIFECYCLE_KINDS | {

@@ -13,9 +13,10 @@ from django.db.models import Case, F, Q, Value, When
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
+from .. import queue
 from ..news import tell_on_commit
 from .fields import ExactCharField
-from .worker import Worker, seconds_ago
+from .worker import Worker, in_seconds, seconds_ago
 
 if TYPE_CHECKING:
     from ..costs import Cost
@@ -44,23 +45,27 @@ class EndReason(models.TextChoices):
     JOIN_FAILED = "join_failed", _("could not join the call")
     ERROR = "error", _("error")
     WORKER_LOST = "worker_lost", _("worker lost")
+    EXPIRED = "expired", _("no worker had room in time")
 
     @property
     def status(self) -> SessionStatus:
         """The end state that goes with this reason."""
-        if self in {EndReason.CREATE_FAILED, EndReason.JOIN_FAILED, EndReason.ERROR}:
+        if self in {EndReason.CREATE_FAILED, EndReason.JOIN_FAILED, EndReason.ERROR, EndReason.EXPIRED}:
             return SessionStatus.FAILED
         return SessionStatus.LOST if self is EndReason.WORKER_LOST else SessionStatus.CLOSED
 
 
 MAX_ERROR_LENGTH = 64 * 1024
 ENDED = (SessionStatus.CLOSED, SessionStatus.FAILED, SessionStatus.LOST)
+OCCUPYING = (SessionStatus.STARTING, SessionStatus.ACTIVE, SessionStatus.CLOSING, SessionStatus.UNREACHABLE)
+LIVE = (SessionStatus.QUEUED, *OCCUPYING)
 
 
 class AgentSessionQuerySet(models.QuerySet["AgentSession"]):
     def live(self) -> AgentSessionQuerySet:
         """Sessions that have not ended."""
-        return self.filter(ended_at__isnull=True)
+        # By their states too, though that says no more: MariaDB and MySQL have no index of the live, but one of states.
+        return self.filter(ended_at__isnull=True, status__in=LIVE)
 
     def ended(self) -> AgentSessionQuerySet:
         return self.filter(ended_at__isnull=False)
@@ -76,7 +81,62 @@ class AgentSessionQuerySet(models.QuerySet["AgentSession"]):
 
     def occupying(self) -> AgentSessionQuerySet:
         """Sessions that count against limits: live ones that a worker has taken."""
-        return self.live().exclude(status=SessionStatus.QUEUED)
+        return self.filter(ended_at__isnull=True, status__in=OCCUPYING)
+
+    def queued(self) -> AgentSessionQuerySet:
+        """Sessions that wait for a worker."""
+        return self.filter(status=SessionStatus.QUEUED)
+
+    def due(self) -> AgentSessionQuerySet:
+        """Queued sessions that a worker may take now, those that shall be first before others."""
+        in_time = Q(expires_at__isnull=True) | Q(expires_at__gt=Now())
+        return self.queued().filter(in_time, due_at__lte=Now()).order_by("-priority", "due_at", "pk")
+
+    def dispatch(self, call_id: str, **options: Any) -> AgentSession:
+        """Have a worker with room start an agent on a call: `dispatch.dispatch`, which see."""
+        from ..dispatch import dispatch
+
+        return dispatch(call_id, **options)
+
+    async def adispatch(self, call_id: str, **options: Any) -> AgentSession:
+        """`dispatch` for asynchronous code."""
+        from ..dispatch import adispatch
+
+        return await adispatch(call_id, **options)
+
+    def claim(self, key: uuid.UUID, worker_id: uuid.UUID, *, restartable: bool = False) -> bool:
+        """Take a session that is due for a worker; False if another one was faster, or it is not due any more."""
+        values = {"status": SessionStatus.STARTING, "worker_id": worker_id, "restartable": restartable}
+        data = {"worker": str(worker_id)}
+        return bool(_change(self.due().order_by(), "claimed", keys=[key], data=data, **values))
+
+    def unclaim(self, key: uuid.UUID, worker_id: uuid.UUID) -> bool:
+        """Give back a session that ``worker_id`` took and has not begun to build; False if it is not so any more."""
+        mine = self.live().filter(worker_id=worker_id, status=SessionStatus.STARTING, started_at__isnull=True)
+        return bool(_change(mine, "requeued", keys=[key], status=SessionStatus.QUEUED, worker_id=None, due_at=Now()))
+
+    def postpone(self, key: uuid.UUID, seconds: float, *, why: str) -> bool:
+        """Let a queued session wait for so long before the next worker tries. Its history tells of the first time."""
+        values = {"due_at": in_seconds(seconds), "attempts": F("attempts") + 1}
+        waiting = self.due().order_by()
+        if _change(waiting.filter(attempts=0), "postponed", keys=[key], data={"reason": why}, **values):
+            return True
+        return bool(waiting.filter(pk=key).update(**values))
+
+    def expire(self) -> list[uuid.UUID]:
+        """End the queued sessions whose time is over. Returns their ids."""
+        late = self.queued().filter(expires_at__lte=Now())
+        return late.finish(EndReason.EXPIRED, error="No worker had room for it until then (expires_at).")
+
+    def withdraw(self, key: uuid.UUID) -> bool:
+        """Delete a session that no worker has taken, as if nobody had asked for it; False if one has."""
+        with transaction.atomic(using=router.db_for_write(AgentSession)):
+            # The lock is this UPDATE: a worker that claims it meanwhile waits here, and then finds nothing.
+            if not self.queued().filter(pk=key).update(priority=F("priority")):
+                return False
+            self.filter(pk=key).delete()
+            tell_on_commit([key], using=router.db_for_write(AgentSession), states=True)
+        return True
 
     def mark_unreachable(self) -> int:
         """Their worker is silent: keep them live, but say so. Returns how many changed."""
@@ -123,8 +183,17 @@ class AgentSessionQuerySet(models.QuerySet["AgentSession"]):
 
         A queued session has no worker: it ends here and now. Returns how many requests are new.
         """
-        ended = self.filter(status=SessionStatus.QUEUED).finish(EndReason.REQUESTED, data={"by": by})
-        return len(ended) + len(self.mark_closing(force=force, by=by))
+        unasked = self.live().filter(close_requested_at__isnull=True).order_by()
+        states = dict(sorted(unasked.values_list("pk", "status")))
+        queued = [key for key, status in states.items() if status == SessionStatus.QUEUED]
+        done = self._end_queued(queued, by)
+        # One that a worker took this moment is asked of that worker, and one that it gave back ends here.
+        done += self.mark_closing(force=force, by=by, keys=[key for key in states if key not in done])
+        done += self._end_queued([key for key in states if key not in done], by)
+        return len(done)
+
+    def _end_queued(self, keys: Sequence[uuid.UUID], by: str) -> list[uuid.UUID]:
+        return self.queued().finish(EndReason.REQUESTED, data={"by": by}, keys=keys)
 
     def mark_closing(
         self, *, force: bool = False, by: str = "", keys: Sequence[uuid.UUID] | None = None
@@ -133,7 +202,7 @@ class AgentSessionQuerySet(models.QuerySet["AgentSession"]):
         if force:
             self.live().filter(force_close=False).update(force_close=True)
         return _change(
-            self.live().filter(close_requested_at__isnull=True),
+            self.occupying().filter(close_requested_at__isnull=True),
             "close_requested",
             keys=keys,
             data={"by": by, "force": force},
@@ -144,11 +213,36 @@ class AgentSessionQuerySet(models.QuerySet["AgentSession"]):
 
 class AgentSession(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    agent = models.CharField(max_length=100, default="default", help_text=_("Name of the launcher."))
+    agent = ExactCharField(max_length=100, default="default", help_text=_("Name of the launcher."))
     call_type = ExactCharField(max_length=255, default="default")
     call_id = ExactCharField(max_length=255)
     metadata = models.JSONField(default=dict, blank=True)
     status = models.CharField(max_length=16, choices=SessionStatus.choices, default=SessionStatus.STARTING)
+    priority = models.SmallIntegerField(
+        default=0, db_default=0, help_text=_("While it is queued: of those that are due, the highest goes first.")
+    )
+    due_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text=_("While it is queued: no worker takes it earlier. Empty: it was never queued."),
+    )
+    expires_at = models.DateTimeField(
+        null=True, blank=True, help_text=_("It ends if no worker has taken it by then; empty: it waits.")
+    )
+    attempts = models.PositiveIntegerField(
+        default=0, db_default=0, help_text=_("How often a worker could not take it, because of a limit.")
+    )
+    restartable = models.BooleanField(
+        default=False, db_default=False, help_text=_("Started again, once, if its worker is lost.")
+    )
+    restart_of = models.OneToOneField(
+        "self",
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="restarted_as",
+        help_text=_("The session whose worker was lost, which this one goes on for."),
+    )
     end_reason = models.CharField(max_length=16, choices=EndReason.choices, blank=True)
     error = models.TextField(blank=True, help_text=_("Traceback or reason. For operators only."))
     worker = models.ForeignKey(Worker, on_delete=models.PROTECT, null=True, blank=True, related_name="sessions")
@@ -171,7 +265,10 @@ class AgentSession(models.Model):
     )
     cost_currency = models.CharField(max_length=8, blank=True, default="", db_default="")
     cost_unpriced = models.JSONField(
-        default=list, blank=True, help_text=_("What the cost lacks, because it has no price.")
+        default=list,
+        db_default=Value([], models.JSONField()),
+        blank=True,
+        help_text=_("What the cost lacks, because it has no price."),
     )
     event_seq = models.PositiveIntegerField(default=0, editable=False)
 
@@ -203,6 +300,9 @@ class AgentSession(models.Model):
             models.Index(
                 fields=["call_type", "call_id"], condition=Q(ended_at__isnull=True), name="va_session_live_by_call"
             ),
+            models.Index(
+                fields=["-priority", "due_at"], condition=Q(status=SessionStatus.QUEUED), name="va_session_queue"
+            ),
             models.Index(fields=["call_id", "-created_at"], name="va_session_call_id"),
             models.Index(fields=["status", "-created_at"], name="va_session_status"),
             models.Index(fields=["-created_at", "-id"], name="va_session_created"),
@@ -226,14 +326,25 @@ class AgentSession(models.Model):
         return self.ended_at is None
 
     def insert(self) -> None:
-        """Insert this new row together with the first line of its history. Call it inside a transaction."""
+        """Insert this new row together with the first line of its history. Call it inside a transaction.
+
+        One that is queued is handed to the engine that moves the queue, if there is one, in the same transaction.
+        """
         from .event import SessionEvent
 
         self.event_seq = 1
+        due_now = self.status == SessionStatus.QUEUED and self.due_at is None
+        if due_now:
+            self.due_at = Now()  # by the clock that it is compared with
         self.save(force_insert=True)
-        SessionEvent.objects.create(
-            session=self, seq=1, kind="requested", data={"source": self.source} if self.source else {}
-        )
+        data = {"source": self.source} if self.source else {}
+        if self.restart_of_id is not None:
+            data["restart_of"] = str(self.restart_of_id)
+        SessionEvent.objects.create(session=self, seq=1, kind="requested", data=data)
+        if self.status == SessionStatus.QUEUED:
+            queue.hand_over(self)
+        if due_now:
+            self.refresh_from_db(fields=["due_at"])
         tell_on_commit([self.pk], using=router.db_for_write(AgentSession), states=True)
 
     def mark_active(self, *, agent_id: str, at: datetime | None = None) -> bool:
@@ -303,8 +414,8 @@ def _change(
 ) -> list[uuid.UUID]:
     """Apply ``values`` to the rows of ``queryset`` and write one line of history for each, or do nothing at all.
 
-    With the line that ends a session come the rows of its webhooks: whoever ends it, and whatever dies next, they are
-    sent.
+    With the line that ends a session come the rows of its webhooks, and the row that goes on for one whose worker is
+    lost: whoever ends it, and whatever dies next, they are sent, and it is started again.
 
     Each row is updated under the conditions of ``queryset`` again, so that of two processes that race for one change
     exactly one makes it and writes its line. ``keys``, where the caller knows them, saves the query that finds them.
@@ -315,16 +426,43 @@ def _change(
 
     changed: list[uuid.UUID] = []
     if keys is None:
-        keys = list(queryset.order_by("pk").values_list("pk", flat=True))
+        # In the order in which the recorder takes rows: who holds several waits only for those that come after them.
+        keys = sorted(queryset.order_by().values_list("pk", flat=True))
     using = router.db_for_write(AgentSession)
     for key in keys:
         with transaction.atomic(using=using):
             if not queryset.filter(pk=key).update(event_seq=F("event_seq") + 1, **values):
                 continue
             seq = AgentSession.objects.values_list("event_seq", flat=True).get(pk=key)
-            SessionEvent.objects.create(session_id=key, seq=seq, kind=kind, data=data or {})
+            told = data or {}
+            if values.get("end_reason") is EndReason.WORKER_LOST and (successor := _restart(key)) is not None:
+                told = {**told, "restarted_as": str(successor)}
+            SessionEvent.objects.create(session_id=key, seq=seq, kind=kind, data=told)
             if kind == "ended":
                 WebhookDelivery.objects.enqueue(key)
             tell_on_commit([key], using=using, states=True)
         changed.append(key)
     return changed
+
+
+def _restart(key: uuid.UUID) -> uuid.UUID | None:
+    """Queue the session that goes on for one whose worker is lost, if it is of a kind that does. Returns its id.
+
+    That one is not started again a second time: whatever killed its workers would go through all of them.
+    """
+    lost = AgentSession.objects.get(pk=key)
+    if not lost.restartable or lost.close_requested_at is not None:
+        return None
+    successor = AgentSession(
+        agent=lost.agent,
+        call_type=lost.call_type,
+        call_id=lost.call_id,
+        metadata=lost.metadata,
+        status=SessionStatus.QUEUED,
+        priority=lost.priority,
+        started_by_id=lost.started_by_id,
+        source="restart",
+        restart_of_id=key,
+    )
+    successor.insert()
+    return successor.pk

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.db import models
-from django.db.models import ExpressionWrapper, Q
+from django.db.models import ExpressionWrapper, Q, Value
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
@@ -26,6 +26,11 @@ def seconds_ago(seconds: float) -> ExpressionWrapper[Any]:
     return ExpressionWrapper(Now() - timedelta(seconds=seconds), output_field=models.DateTimeField())
 
 
+def in_seconds(seconds: float) -> ExpressionWrapper[Any]:
+    """Return the moment ``seconds`` from now by the database's clock."""
+    return ExpressionWrapper(Now() + timedelta(seconds=seconds), output_field=models.DateTimeField())
+
+
 class WorkerQuerySet(models.QuerySet["Worker"]):
     def running(self) -> WorkerQuerySet:
         """Workers that have not said goodbye; a dead one is among them until it is reaped."""
@@ -35,9 +40,17 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
         """Running workers whose last heartbeat is older than ``seconds``."""
         return self.running().filter(heartbeat_at__lt=seconds_ago(seconds))
 
-    def beat(self, pk: uuid.UUID, *, loop_lag: dict[str, Any]) -> bool:
-        """Record a heartbeat by the database's clock; False if the worker's row is gone or was stopped by others."""
-        return bool(self.running().filter(pk=pk).update(heartbeat_at=Now(), loop_lag=loop_lag))
+    def taking(self, agent: str, within: float) -> WorkerQuerySet:
+        """Workers that host ``agent``, take new sessions, and gave a sign of life ``within`` seconds."""
+        fresh = self.filter(state=WorkerState.RUNNING, heartbeat_at__gte=seconds_ago(within))
+        return fresh.filter(drain_requested_at__isnull=True, agents__has_key=agent)
+
+    def beat(self, pk: uuid.UUID, **values: Any) -> bool:
+        """Record a heartbeat by the database's clock; False if the worker's row is gone or was stopped by others.
+
+        ``values`` are further fields to set with it.
+        """
+        return bool(self.running().filter(pk=pk).update(heartbeat_at=Now(), **values))
 
 
 class Worker(models.Model):
@@ -55,8 +68,15 @@ class Worker(models.Model):
     runner = models.CharField(max_length=255, blank=True, help_text=_("Dotted path of the runner."))
     version = models.CharField(max_length=64, blank=True)
     capacity = models.PositiveIntegerField(null=True, blank=True, help_text=_("Sum of its limits; empty: unlimited."))
+    agents = models.JSONField(
+        default=dict,
+        db_default=Value({}, models.JSONField()),
+        blank=True,
+        help_text=_("The agents that it hosts, each with its limit of sessions; null: unlimited."),
+    )
     loop_lag = models.JSONField(
         default=dict,
+        db_default=Value({}, models.JSONField()),
         blank=True,
         help_text=_("How long its event loop kept things waiting in the minute before the last heartbeat."),
     )
@@ -70,12 +90,18 @@ class Worker(models.Model):
 
     sessions: models.Manager[AgentSession]
 
+    leaving = False
+    """Not a field: whether its own process has said goodbye for it. A heartbeat that is late must not undo that."""
+
     objects = WorkerQuerySet.as_manager()
 
     class Meta:
         ordering = ("-started_at",)
         permissions = (("drain_worker", "Can drain workers"),)
-        indexes = (models.Index(fields=["state", "heartbeat_at"], name="va_worker_state_heartbeat"),)
+        indexes = (
+            models.Index(fields=["state", "heartbeat_at"], name="va_worker_state_heartbeat"),
+            models.Index(fields=["boot_id", "state"], name="va_worker_boot_state"),
+        )
         constraints = (
             models.CheckConstraint(
                 name="va_worker_stopped_has_time",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import uuid
 from datetime import UTC, datetime
 
 from django.db.models import Count
 from standardwebhooks.webhooks import Webhook
 
 from .. import __version__
-from ..models import AgentSession, SessionEvent, WebhookDelivery
+from ..models import AgentSession, SessionEvent, SessionStatus, WebhookDelivery
 from .endpoints import Endpoint
 
 TYPE = "session.ended"
@@ -47,6 +48,9 @@ def build_body(delivery: WebhookDelivery) -> bytes:
             "joined_at": _iso(session.joined_at),
             "ended_at": _iso(session.ended_at),
             "metadata": session.metadata,
+            "due_at": _iso(session.due_at),
+            "restart_of": _id(session.restart_of_id),
+            "restarted_as": _id(_restarted_as(session)),
             "counts": {
                 "events": session.event_seq,
                 **{name: kinds.get(kind, 0) for kind, name in _COUNTED.items()},
@@ -68,6 +72,17 @@ def sign(endpoint: Endpoint, delivery: WebhookDelivery, body: bytes, at: datetim
         "webhook-timestamp": str(int(at.timestamp())),
         "webhook-signature": " ".join(signatures),
     }
+
+
+def _restarted_as(session: AgentSession) -> uuid.UUID | None:
+    """Return the id of the session that goes on for one that is lost: it was made in the transaction of its end."""
+    if session.status != SessionStatus.LOST:
+        return None
+    return AgentSession.objects.filter(restart_of=session.pk).values_list("pk", flat=True).first()
+
+
+def _id(key: uuid.UUID | None) -> str | None:
+    return None if key is None else str(key)
 
 
 def _iso(moment: datetime | None) -> str | None:

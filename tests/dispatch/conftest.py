@@ -1,0 +1,73 @@
+"""Workers that take queued sessions: one in this process, others in processes of their own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+import tests.agents
+from tests.agents import create_agent, join_call
+from tests.api.fixtures import allow_local, mount, serve
+from tests.conftest import until
+from visionagents_runner import AgentLauncher, Runner
+from visionagents_runner.models import AgentSession
+from visionagents_runner.worker import AgentWorker, current_worker, ensure_worker
+
+__all__ = ["allow_local", "mount", "serve"]
+
+Host = Callable[..., Any]
+
+HOSTING = """
+    import tests.agents
+    from visionagents_runner.worker import ensure_worker
+    options = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {options}
+    tests.agents.runner = Runner(launcher=AgentLauncher(create_agent, join_call, **options))
+    worker = await ensure_worker(tests.agents.runner)
+    await worker.wait_warm()
+    say(str(worker.id))
+    await asyncio.to_thread(wait)
+    await worker.stop()
+"""
+
+
+def hosting(**options: Any) -> str:
+    """A program that runs a worker with one launcher until it is told to stop; it says the worker's id."""
+    return HOSTING.replace("{options}", repr(options))
+
+
+@pytest.fixture
+async def host(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Host]:
+    """Run a worker that serves: ``worker = await host(max_concurrent_sessions=1)``."""
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            create: Any = create_agent, join: Any = join_call, launchers: Any = None, **options: Any
+        ) -> AgentWorker:
+            launchers = launchers or {"default": AgentLauncher(create, join, **{"close_timeout": 5.0, **options})}
+            runner = Runner(launchers=launchers)
+            monkeypatch.setattr(tests.agents, "runner", runner)
+            worker = await ensure_worker(runner)
+            stack.push_async_callback(worker.stop)
+            await until(lambda: worker.warmed_up)
+            return worker
+
+        yield start
+    assert current_worker() is None
+
+
+async def until_row(key: Any, condition: Callable[[AgentSession], bool], seconds: float = 20.0) -> AgentSession:
+    """Wait until the row of a session is as ``condition`` says, and return it."""
+    import asyncio
+
+    from visionagents_runner import store
+
+    async with asyncio.timeout(seconds):
+        while True:
+            row = await store.get_session(key)
+            assert row is not None
+            if condition(row):
+                return row
+            await asyncio.sleep(0.02)

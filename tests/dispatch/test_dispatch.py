@@ -1,0 +1,294 @@
+"""`AgentSession.objects.dispatch()`: what it takes, what it queues, and that a worker starts it."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.utils import timezone
+
+from tests.conftest import until
+from tests.dispatch.conftest import hosting, until_row
+from tests.processes import child, run_side_by_side
+from visionagents_runner import AgentLauncher, AgentNotFound, store
+from visionagents_runner.exceptions import InvalidInput
+from visionagents_runner.models import AgentSession, EndReason, SessionEvent, SessionStatus
+from visionagents_runner.retention import prune
+
+
+def is_active(row: AgentSession) -> bool:
+    return row.status == SessionStatus.ACTIVE
+
+
+async def kinds_of(row: AgentSession) -> list[str]:
+    return await store.read(
+        lambda: list(SessionEvent.objects.filter(session=row).order_by("seq").values_list("kind", flat=True))
+    )
+
+
+# What is queued
+
+
+@pytest.mark.django_db
+def test_a_dispatched_session_is_a_queued_row_at_once() -> None:
+    user = User.objects.create_user("mia")
+    row = AgentSession.objects.dispatch("call", metadata={"a": 1}, started_by=user, source="crm", priority=5)
+    assert isinstance(row.due_at, datetime)
+    row.refresh_from_db()
+    assert (row.status, row.agent, row.call_type, row.worker_id) == ("queued", "default", "default", None)
+    assert (row.metadata, row.started_by, row.source, row.priority) == ({"a": 1}, user, "crm", 5)
+    assert row.due_at is not None
+    assert row.due_at <= timezone.now() + timedelta(seconds=5)
+    assert not AgentSession.objects.occupying().exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"call_id": ""}, "call_id"),
+        ({"call_id": "a\nb"}, "call_id"),
+        ({"call_id": "call", "call_type": "."}, "call_type"),
+        ({"call_id": "call", "metadata": [1]}, "metadata"),
+        ({"call_id": "call", "at": datetime(2030, 1, 1)}, "at"),  # noqa: DTZ001
+        ({"call_id": "call", "at": "tomorrow"}, "at"),
+        ({"call_id": "call", "at": timedelta.max}, "at"),
+        ({"call_id": "call", "priority": 101}, "priority"),
+        ({"call_id": "call", "priority": True}, "priority"),
+        ({"call_id": "call", "expires_at": timedelta(0)}, "expires_at"),
+        ({"call_id": "call", "at": timedelta(hours=2), "expires_at": timedelta(hours=1)}, "expires_at"),
+    ],
+)
+@pytest.mark.django_db
+def test_malformed_arguments_are_named_and_queue_nothing(options: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        AgentSession.objects.dispatch(**options)
+    assert caught.value.field == field
+    assert not AgentSession.objects.exists()
+
+
+@pytest.mark.django_db
+def test_an_agent_that_the_runner_does_not_have_is_refused() -> None:
+    with pytest.raises(AgentNotFound, match="there are: default"):
+        AgentSession.objects.dispatch("call", agent="coach")
+
+
+@pytest.mark.django_db
+def test_what_is_rolled_back_was_never_queued() -> None:
+    with transaction.atomic():
+        AgentSession.objects.dispatch("call")
+        transaction.set_rollback(True)
+    assert not AgentSession.objects.exists()
+
+
+@pytest.mark.django_db
+def test_closing_a_queued_session_ends_it_here_and_now() -> None:
+    row = AgentSession.objects.dispatch("call")
+    assert store.request_close_sync([row.pk], by="mia") == 1
+    row.refresh_from_db()
+    assert (row.status, row.end_reason) == ("closed", "requested")
+
+
+@pytest.mark.django_db
+def test_pruning_leaves_queued_sessions_alone() -> None:
+    AgentSession.objects.dispatch("call", at=timedelta(days=1))
+    prune(timedelta(0))
+    assert AgentSession.objects.count() == 1
+
+
+# That it is started
+
+
+async def test_a_worker_starts_it(host: Any) -> None:
+    worker = await host()
+    row = await AgentSession.objects.adispatch("call", metadata={"a": 1})
+    row = await until_row(row.pk, is_active)
+    session = worker.get_session(str(row.pk))
+    assert (row.worker_id, session.metadata, row.restartable) == (worker.id, {"a": 1}, False)
+    assert (await kinds_of(row))[:3] == ["requested", "claimed", "started"]
+    await store.request_close(row.pk)
+    row = await until_row(row.pk, lambda row: not row.is_live)
+    assert row.end_reason == EndReason.REQUESTED
+
+
+async def test_it_waits_for_a_worker_to_come(host: Any, transactional_db: None) -> None:
+    row = await AgentSession.objects.adispatch("call")
+    await host()
+    await until_row(row.pk, is_active)
+
+
+async def test_another_process_that_only_dispatches_is_heard_by_the_poll(host: Any) -> None:
+    await host()
+    with child(
+        """
+        from visionagents_runner.models import AgentSession
+        row = await AgentSession.objects.adispatch("call")
+        say(str(row.pk))
+        """
+    ) as other:
+        await until_row(other.hear(), is_active)
+
+
+async def test_a_session_for_later_is_not_started_before(host: Any) -> None:
+    await host()
+    later = await AgentSession.objects.adispatch("call", at=timedelta(seconds=1.5))
+    now = await AgentSession.objects.adispatch("call", at=datetime(2020, 1, 1, tzinfo=UTC))
+    await until_row(now.pk, is_active)
+    row = await until_row(later.pk, is_active)
+    assert row.started_at is not None
+    assert row.due_at is not None
+    assert row.started_at >= row.due_at
+
+
+async def test_the_highest_priority_goes_first(host: Any, transactional_db: None) -> None:
+    rows = [await AgentSession.objects.adispatch("call", priority=priority) for priority in (-1, 0, 100, 3)]
+    worker = await host(max_concurrent_sessions=1)
+    started = []
+    for _ in rows:
+        await until(lambda: any(worker.live_sessions))
+        (session,) = worker.live_sessions
+        started.append(session.row.priority)
+        session.request_close()
+        await session.wait_ended()
+    assert started == [100, 3, 0, -1]
+
+
+async def test_one_that_nobody_takes_in_time_expires(host: Any) -> None:
+    worker = await host(max_concurrent_sessions=1)
+    blocking = await worker.launchers["default"].start_session("call")
+    row = await AgentSession.objects.adispatch("call", expires_at=timedelta(seconds=0.3))
+    await asyncio.sleep(0.4)
+    blocking.request_close()
+    await blocking.wait_ended()
+    assert await store.write(AgentSession.objects.expire) == [row.pk]
+    row = await until_row(row.pk, lambda row: not row.is_live)
+    assert (row.status, row.end_reason) == ("failed", "expired")
+    assert not any(worker.live_sessions)
+
+
+async def test_an_agent_that_cannot_be_built_ends_the_session(host: Any) -> None:
+    def create() -> None:
+        if create.warm:  # type: ignore[attr-defined]
+            raise ZeroDivisionError("no key")
+        create.warm = True  # type: ignore[attr-defined]
+        from tests.agents import StubAgent
+
+        return StubAgent()  # type: ignore[return-value]
+
+    create.warm = False  # type: ignore[attr-defined]
+    await host(create=create)
+    row = await AgentSession.objects.adispatch("call")
+    row = await until_row(row.pk, lambda row: not row.is_live)
+    assert row.end_reason == EndReason.CREATE_FAILED
+    assert "no key" in row.error
+
+
+async def test_a_worker_takes_only_agents_that_it_hosts(host: Any, transactional_db: None) -> None:
+    row = AgentSession(call_id="call", agent="coach", status=SessionStatus.QUEUED)
+    await store.write(row.insert)
+    worker = await host()
+    await AgentSession.objects.adispatch("other")
+    await until(lambda: any(worker.live_sessions))
+    assert (await until_row(row.pk, lambda row: True)).status == SessionStatus.QUEUED
+
+
+async def test_a_cordoned_or_draining_worker_takes_nothing(host: Any) -> None:
+    worker = await host()
+    assert worker.claims.room() == {"default": None}
+    worker.cordoned = True
+    assert worker.claims.room() == {}
+    row = await AgentSession.objects.adispatch("call")
+    await worker.stop()
+    row = await until_row(row.pk, lambda row: True)
+    assert (row.status, row.worker_id) == (SessionStatus.QUEUED, None)
+
+
+async def test_a_session_whose_claim_the_drain_overtakes_goes_back_into_the_queue(
+    host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await host()
+    real = store.claim
+
+    async def claim_then_drain(*args: Any, **kwargs: Any) -> bool:
+        claimed = await real(*args, **kwargs)
+        worker.draining = True
+        return claimed
+
+    monkeypatch.setattr(store, "claim", claim_then_drain)
+    row = await AgentSession.objects.adispatch("call")
+    row = await until_row(row.pk, lambda row: row.event_seq >= 3 and row.status == SessionStatus.QUEUED)
+    worker.draining = False
+    assert await kinds_of(row) == ["requested", "claimed", "requeued"]
+    assert row.worker_id is None
+
+
+async def test_a_claim_whose_answer_is_lost_does_not_leave_the_session_with_nobody(
+    host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await host()
+    real = store.claim
+    calls = []
+
+    async def claim_and_lose_the_answer(*args: Any, **kwargs: Any) -> bool:
+        claimed = await real(*args, **kwargs)
+        calls.append(claimed)
+        if len(calls) == 1:
+            raise store.DATABASE_ERRORS[0]("server closed the connection unexpectedly")
+        return claimed
+
+    monkeypatch.setattr(store, "claim", claim_and_lose_the_answer)
+    row = await AgentSession.objects.adispatch("call")
+    row = await until_row(row.pk, is_active)
+    assert await kinds_of(row) == ["requested", "claimed", "requeued", "claimed", "started", "joined"][: row.event_seq]
+
+
+# Many workers
+
+
+async def test_of_several_workers_each_takes_some_and_none_takes_one_twice(transactional_db: None) -> None:
+    with child(hosting(max_concurrent_sessions=10)) as one, child(hosting(max_concurrent_sessions=10)) as two:
+        workers = {one.hear(), two.hear()}
+        rows = [await AgentSession.objects.adispatch(f"call-{number}") for number in range(16)]
+        hosts = [str((await until_row(row.pk, is_active)).worker_id) for row in rows]
+        assert set(hosts) == workers
+        for each in (one, two):
+            each.tell()
+            assert each.end() == 0
+    events = await store.read(lambda: list(SessionEvent.objects.filter(kind="claimed").values_list("session_id")))
+    assert len(events) == len(set(events)) == 16
+
+
+def test_two_workers_cannot_claim_one_session(transactional_db: None) -> None:
+    row = AgentSession.objects.dispatch("call")
+    program = f"""
+        from visionagents_runner import store
+        from visionagents_runner.models import AgentSession, Worker
+        me = Worker(hostname="h", pid=1)
+        await store.write(me.save)
+        row = await store.get_session("{row.pk}")
+        row.worker_id = me.pk
+        go()
+        say(str(await store.claim(row, store.Limits(), restartable=False)))
+        wait()
+    """
+    assert sorted(run_side_by_side(program, processes=4)) == ["False"] * 3 + ["True"]
+
+
+async def test_a_limit_over_all_workers_postpones_and_the_session_starts_later(host: Any, settings: Any) -> None:
+    settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "MAX_SESSIONS": 1}
+    worker = await host()
+    first = await worker.launchers["default"].start_session("call")
+    row = await AgentSession.objects.adispatch("call")
+    row = await until_row(row.pk, lambda row: row.attempts >= 2)
+    assert row.status == SessionStatus.QUEUED
+    assert await kinds_of(row) == ["requested", "postponed"]
+    first.request_close()
+    await until_row(row.pk, is_active)
+
+
+async def test_restart_is_named_or_none() -> None:
+    with pytest.raises(ValueError, match="on-worker-loss"):
+        AgentLauncher(lambda: None, lambda *args: None, restart="always")  # type: ignore[arg-type]

@@ -1,0 +1,194 @@
+"""Sessions that are started again when their worker is lost: elsewhere, once, and never beside the first."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import uuid
+from typing import Any
+
+import pytest
+
+from tests.dispatch.conftest import host, until_row
+from tests.processes import child, freeze
+from tests.worker.test_reaping import reap, session_on, silent_worker
+from visionagents_runner import lease, store
+from visionagents_runner.lease import Lease
+from visionagents_runner.models import AgentSession, EndReason, SessionEvent, SessionStatus, Turn, Worker
+
+__all__ = ["host"]
+
+START = """
+    import tests.agents
+    from visionagents_runner.worker import ensure_worker
+    tests.agents.runner = Runner(launcher=AgentLauncher(create_agent, join_call, restart="on-worker-loss"))
+    worker = await ensure_worker(tests.agents.runner)
+    await worker.wait_warm()
+    session = await worker.launchers["default"].start_session("call", metadata={"a": 1})
+    say(session.id)
+    await asyncio.Event().wait()
+"""
+
+
+async def successor_of(key: Any) -> AgentSession | None:
+    return await store.read(AgentSession.objects.filter(restart_of_id=key).first)
+
+
+async def data_of(key: Any, kind: str) -> dict[str, Any]:
+    event = await store.read(SessionEvent.objects.filter(session_id=key, kind=kind).first)
+    assert event is not None
+    return event.data
+
+
+async def test_a_session_whose_worker_is_killed_goes_on_elsewhere(host: Any) -> None:
+    with child(START) as other:
+        key = other.hear()
+        other.process.send_signal(signal.SIGKILL)
+        other.process.wait()
+    worker = await host(restart="on-worker-loss")
+    lost = await until_row(key, lambda row: not row.is_live)
+    assert (lost.status, lost.end_reason) == ("lost", "worker_lost")
+    successor = await successor_of(key)
+    assert successor is not None
+    row = await until_row(successor.pk, lambda row: row.status == SessionStatus.ACTIVE)
+    assert (row.call_id, row.metadata, row.source, row.worker_id) == ("call", {"a": 1}, "restart", worker.id)
+    assert await data_of(key, "ended") == {"reason": "worker_lost", "restarted_as": str(row.pk)}
+    assert (await data_of(row.pk, "requested"))["restart_of"] == key
+    assert row.restartable is False
+
+
+async def test_it_is_started_again_once_and_not_a_second_time(transactional_db: None) -> None:
+    def both() -> list[uuid.UUID]:
+        session = session_on(silent_worker(0), restartable=True)
+        for _ in range(2):
+            AgentSession.objects.filter(pk=session.pk).finish(EndReason.WORKER_LOST)
+        first = AgentSession.objects.get(restart_of=session)
+        AgentSession.objects.filter(pk=first.pk).finish(EndReason.WORKER_LOST)
+        return list(AgentSession.objects.exclude(restart_of=None).values_list("pk", flat=True))
+
+    assert len(await store.write(both)) == 1
+
+
+@pytest.mark.parametrize(
+    "values", [{"restartable": False}, {"restartable": True, "close_requested_at": "2026-01-01T00:00Z"}]
+)
+async def test_one_that_is_not_of_that_kind_or_was_to_close_is_not_started_again(
+    transactional_db: None, values: dict[str, Any]
+) -> None:
+    def lose() -> bool:
+        session = session_on(silent_worker(0), **values)
+        AgentSession.objects.filter(pk=session.pk).finish(EndReason.WORKER_LOST)
+        return AgentSession.objects.filter(restart_of=session).exists()
+
+    assert not await store.write(lose)
+
+
+async def test_after_the_time_to_live_those_that_go_on_are_lost_and_others_wait_for_the_grace(
+    launch: Any, settings: Any
+) -> None:
+    settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "WORKER_TTL": 30, "WORKER_GRACE": 60}
+    await launch()
+
+    def prepare() -> tuple[AgentSession, AgentSession]:
+        worker = silent_worker(40)
+        return session_on(worker, restartable=True), session_on(worker)
+
+    restartable, other = await store.write(prepare)
+    await reap()
+    assert (await until_row(restartable.pk, lambda row: True)).status == SessionStatus.LOST
+    assert (await until_row(other.pk, lambda row: True)).status == SessionStatus.UNREACHABLE
+
+
+async def test_a_worker_stops_them_before_its_time_to_live_ends(
+    host: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "WORKER_TTL": 30}
+    worker = await host(restart="on-worker-loss")
+    launcher = worker.launchers["default"]
+    restartable = await launcher.start_session("call")
+    launcher.restart = None
+    other = await launcher.start_session("other")
+    now = lease.boot_time() + 21
+
+    monkeypatch.setattr(lease, "boot_time", lambda: now)
+    worker.lease.check()
+    await restartable.wait_ended()
+    assert restartable.end_reason == EndReason.WORKER_LOST
+    assert not other.closing
+    successor = await successor_of(restartable.id)
+    assert successor is not None
+    await until_row(successor.pk, lambda row: row.status == SessionStatus.ACTIVE)
+
+
+async def test_a_frozen_worker_finds_its_sessions_stopped_when_it_wakes_up(host: Any, settings: Any) -> None:
+    ttl = {"HEARTBEAT_INTERVAL": 0.2, "WORKER_TTL": 1.5, "WORKER_GRACE": 30, "POLL_INTERVAL": 0.2}
+    settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, **ttl}
+    frozen = START.replace("await asyncio.Event().wait()", "await session.wait_ended(); say(session.end_reason.value)")
+    with child(frozen, TEST_RUNNER_SETTINGS=json.dumps(ttl)) as other:
+        key = other.hear()
+        freeze(other.process)
+        await host(restart="on-worker-loss")
+        successor = None
+        async with asyncio.timeout(20):
+            while successor is None:
+                await asyncio.sleep(0.05)
+                successor = await successor_of(key)
+        await until_row(successor.pk, lambda row: row.status == SessionStatus.ACTIVE)
+        other.process.send_signal(signal.SIGCONT)
+        assert await asyncio.to_thread(other.hear) == "worker_lost"
+    assert (await until_row(key, lambda row: True)).status == SessionStatus.LOST
+
+
+async def test_a_row_that_its_worker_does_not_run_is_ended(host: Any, settings: Any) -> None:
+    # It looks when it starts, and then only when it is told to here.
+    settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "HEARTBEAT_INTERVAL": 3600, "WORKER_TTL": 7200}
+    worker = await host()
+    async with asyncio.timeout(20):
+        while not await store.read(Turn.objects.filter(name="sweep").exists):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    row = await store.write(lambda: session_on(Worker.objects.get(pk=worker.id), status=SessionStatus.STARTING))
+    await worker._end_what_nobody_runs()
+    assert (await until_row(row.pk, lambda row: True)).is_live
+    await worker._end_what_nobody_runs()
+    row = await until_row(row.pk, lambda row: True)
+    assert (row.end_reason, row.is_live) == ("worker_lost", False)
+
+
+def test_a_lease_stops_early_forces_late_and_is_renewed(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
+    settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "WORKER_TTL": 30}
+    told: list[bool] = []
+    now = 1000.0
+    monkeypatch.setattr(lease, "boot_time", lambda: now)
+    held = Lease(lambda *, force: told.append(force))
+    now = 1019.0
+    held.check()
+    assert told == []
+    now = 1021.0
+    held.check()
+    now = 1028.0
+    held.check()
+    assert told == [False, True]
+    held.renew(1027.0)
+    held.renew(1003.0)  # an older heartbeat whose answer came late
+    held.check()
+    assert told == [False, True]
+
+
+def test_who_could_not_reach_the_database_itself_calls_nobody_silent(
+    monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "WORKER_TTL": 30, "HEARTBEAT_INTERVAL": 5}
+    now = 1000.0
+    monkeypatch.setattr(lease, "boot_time", lambda: now)
+    held = Lease(lambda *, force: None)
+    assert not held.may_judge  # it has just come
+    for now in range(1005, 1035, 5):
+        held.renew(now)
+    assert held.may_judge
+    now = 1090.0
+    held.renew(now)  # the database was away for a minute
+    assert not held.may_judge
+    for now in range(1095, 1125, 5):
+        held.renew(now)
+    assert held.may_judge
