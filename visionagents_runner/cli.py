@@ -44,7 +44,16 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log-format", default=None, choices=("text", "json"), help="lines, or JSON objects (default: LOG_FORMAT)"
     )
-    parser.add_argument("--server", default="daphne", choices=("daphne", "uvicorn"), help="default: %(default)s")
+    parser.add_argument(
+        "--server", default=None, choices=("daphne", "uvicorn"), help="default: daphne; uvicorn for several workers"
+    )
+    parser.add_argument(
+        "--workers",
+        default=None,
+        metavar="N",
+        help="processes that share the port (default: the environment variable WEB_CONCURRENCY, else 1); several are "
+        "served by uvicorn, replaced if they die, one by one on SIGHUP, and drained together",
+    )
 
 
 def run(runner: Runner, options: argparse.Namespace) -> int:
@@ -78,6 +87,7 @@ def serve(runner: Runner, options: argparse.Namespace) -> int:
         log_format=options.log_format,
         debug=options.debug,
         server=options.server,
+        workers=None if options.workers is None else _count(options.workers),
         splash=not options.no_splash,
     )
     return 0
@@ -113,6 +123,13 @@ def _levels(default: str) -> str:
 
 
 # What people mistype is checked here and below, not by argparse, which would bury the sentence under its usage.
+
+
+def _count(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise RunnerConfigurationError(f"{text!r} is no number of workers: choose 1 or more with --workers") from None
 
 
 def _port(text: str) -> int:

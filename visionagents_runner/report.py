@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from .runner import Runner
 
 
-def report_lines(runner: Runner, *, url: str | None) -> list[tuple[str, str]]:
+def report_lines(runner: Runner, *, url: str | None, workers: int = 1) -> list[tuple[str, str]]:
     """Return ``(label, text)`` pairs; without ``url`` (nothing is served), what concerns the network is left out."""
-    lines = [("agents", ", ".join(_agent(name, runner) for name in runner.launchers))]
+    lines = [("agents", ", ".join(_agent(name, runner, workers) for name in runner.launchers))]
+    if workers > 1:
+        lines.append(("workers", f"{workers} processes on one port"))
     if url is not None:
         lines += [("open", _open(url)), ("API", _api(runner))]
-    lines.append(("storage", _database() if url is None else f"{_database()} · {_channel_layer()}"))
+    lines.append(("storage", _database() if url is None else f"{_database()} · {_channel_layer(workers)}"))
     if voice := _voice(runner):
         lines.append(("voice", voice))
     return lines
@@ -35,10 +37,10 @@ def title(runner: Runner) -> str:
     return f"visionagents_runner {__version__} · vision-agents {_version('vision-agents')} · {runner.path}"
 
 
-def print_report(runner: Runner, *, url: str | None, stream: TextIO | None = None) -> None:
+def print_report(runner: Runner, *, url: str | None, workers: int = 1, stream: TextIO | None = None) -> None:
     console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
     console.print(Text(title(runner), style="bold"))
-    for label, text in report_lines(runner, url=url):
+    for label, text in report_lines(runner, url=url, workers=workers):
         _print_line(console, label, text)
 
 
@@ -57,9 +59,11 @@ def print_ready(seconds: float, stream: TextIO | None = None) -> None:
     console.print(Text(f"  ready in {seconds:.1f} s   Ctrl-C closes calls in order, {drain}"))
 
 
-def _agent(name: str, runner: Runner) -> str:
+def _agent(name: str, runner: Runner, workers: int) -> str:
     limit = runner.launchers[name].max_concurrent_sessions
-    return f"{name} (max {limit})" if limit else name
+    if not limit:
+        return name
+    return f"{name} (max {limit} a worker)" if workers > 1 else f"{name} (max {limit})"
 
 
 def _open(url: str) -> str:
@@ -98,10 +102,12 @@ def _database() -> str:
     return f"{connection.display_name} {name} at {host}"
 
 
-def _channel_layer() -> str:
+def _channel_layer(workers: int) -> str:
     backend = getattr(settings, "CHANNEL_LAYERS", {}).get("default", {}).get("BACKEND", "")
     if not backend:
         return "no channel layer"
+    if "InMemory" in backend and workers > 1:
+        return "channel layer in memory"  # which the supervisor warns of
     if "InMemory" in backend:
         return "channel layer in memory: one process only (REDIS_URL or CHANNEL_LAYERS for more)"
     return "channel layer " + ("Redis" if "redis" in backend.lower() else backend.rpartition(".")[2])

@@ -159,12 +159,17 @@ class Runner:
         http_log_level: str = "INFO",
         debug: bool = False,
         *,
-        server: str = "daphne",
+        server: str | None = None,
+        workers: int | None = None,
     ) -> None:
         """Serve the API, and Django besides, until SIGTERM (drains) or SIGINT (closes in order).
 
+        ``workers``: processes that share the port; WEB_CONCURRENCY or 1 if None. ``server``: "daphne" or "uvicorn";
+        several workers are uvicorn's. Each of them runs a script that has no project again, up to this call.
+
         Raises:
             RunnerConfigurationError: it cannot serve as asked (a port in use, say); the message says the fix.
+            SystemExit: with code 1, if one of several workers did not end in order.
         """
         from .server import serve
         from .standalone import configure_if_needed
@@ -178,6 +183,7 @@ class Runner:
             http_log_level=http_log_level,
             debug=debug,
             server=server,
+            workers=workers,
         )
 
     def cli(self, args: list[str] | None = None) -> None:

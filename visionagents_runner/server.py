@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -16,22 +17,21 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import store
-from .application import AgentsApplication, drain, project_application, sweep
+from .application import AgentsApplication, project_application, sweep
 from .exceptions import RunnerConfigurationError
+from .life import LAST_REQUESTS_SECONDS, Life
 from .logs import Format, configure_logging
-from .report import print_ready, print_report
-from .worker import AgentWorker, current_worker, ensure_worker
+from .report import print_report
+from .supervised import STARTUP_FAILURE, Supervised, place
 
 if TYPE_CHECKING:
-    import uvicorn
-
+    from .ordered import OrderedServer
     from .runner import Runner
 
 logger = logging.getLogger(__name__)
 
 SERVERS = ("daphne", "uvicorn")
 _BACKLOG = 2048
-_LAST_REQUESTS_SECONDS = 3
 _THREADS = "visionagents-"
 _LOADING_THREADS = "speech-load"
 
@@ -45,33 +45,54 @@ def serve(
     http_log_level: str = "INFO",
     log_format: Format | None = None,
     debug: bool = False,
-    server: str = "daphne",
+    server: str | None = None,
+    workers: int | None = None,
     splash: bool = True,
 ) -> None:
     """Serve until SIGTERM (drains) or SIGINT (closes in order).
 
     A second signal ends a drain: what is left closes in order at once. A third one does not wait for agents that take
-    their time to close; one more ends the process.
+    their time to close; one more ends the process. With several ``workers``, all that holds for each of them.
 
     Raises:
         RunnerConfigurationError: the address cannot be listened on, or the worker cannot start.
+        SystemExit: with code 1, if one of several workers did not end in order.
     """
-    if server not in SERVERS:
-        raise RunnerConfigurationError(f"Unknown server {server!r}: choose from {', '.join(SERVERS)}")
+    server, workers = choose_server(server, workers)
     configure_logging(agents=agents_log_level, http=http_log_level, log_format=log_format)
     if debug:
         # Read when the loop is made, which for daphne is when it is first imported.
         os.environ.setdefault("PYTHONASYNCIODEBUG", "1")
     began = time.monotonic()
-    application = project_application(runner)
-    application.managed = True
-    runner.stopped = False
+    if (supervised := place()) is not None:
+        _serve_supervised(runner, supervised, began, debug=debug)
+        return
+    if workers > 1 and getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RunnerConfigurationError(
+            'Each worker loads this script first: call cli() or serve() under `if __name__ == "__main__":`'
+        )
+    application = _prepared(runner)
     listener = listen(host, port)
     try:
         application.prepare()
         if splash:
-            print_report(runner, url=url_of(listener))
-        life = _Life(runner, began)
+            print_report(runner, url=url_of(listener), workers=workers)
+        if workers > 1:
+            from .supervisor import supervise
+
+            options = {
+                "host": host,
+                "port": port,
+                "agents_log_level": agents_log_level,
+                "http_log_level": http_log_level,
+                "log_format": log_format,
+                "debug": debug,
+                "server": server,
+                "workers": workers,
+            }
+            supervise(runner, listener, workers=workers, options=options, began=began)
+            return
+        life = Life(runner, began)
         if server == "daphne":
             _serve_daphne(application, listener, life, debug=debug)
         else:
@@ -83,6 +104,60 @@ def serve(
     leave_if_held(0)
 
 
+def choose_server(server: str | None, workers: int | None) -> tuple[str, int]:
+    """Return the server and the number of workers to have, of which None leaves the choice.
+
+    Several workers are uvicorn's; WEB_CONCURRENCY says how many, as with uvicorn and gunicorn, where nothing else does.
+
+    Raises:
+        RunnerConfigurationError: there is no such server, or it cannot have that many.
+    """
+    if server is not None and server not in SERVERS:
+        raise RunnerConfigurationError(f"Unknown server {server!r}: choose from {', '.join(SERVERS)}")
+    if workers is None:
+        text = "" if server == "daphne" else os.environ.get("WEB_CONCURRENCY", "").strip()
+        if not text:
+            return server or "daphne", 1
+        if not (text.isdecimal() and int(text) > 0):
+            raise RunnerConfigurationError(
+                f"The environment variable WEB_CONCURRENCY is {text!r}: make it a number from 1 on, or set --workers"
+            )
+        workers = int(text)
+    if workers < 1:
+        raise RunnerConfigurationError(f"{workers} workers cannot serve: choose 1 or more with --workers")
+    if workers > 1 and server == "daphne":
+        raise RunnerConfigurationError(
+            f"daphne is one process: for {workers} workers use --server uvicorn, or run several daphnes behind a load "
+            "balancer (systemd units, containers)"
+        )
+    if workers > 1 and not hasattr(signal, "pthread_sigmask"):
+        raise RunnerConfigurationError("Several workers need a Unix system: here, leave --workers out")
+    return server or ("uvicorn" if workers > 1 else "daphne"), workers
+
+
+def _prepared(runner: Runner) -> AgentsApplication:
+    application = project_application(runner)
+    application.managed = True
+    runner.stopped = False
+    return application
+
+
+def _serve_supervised(runner: Runner, supervised: Supervised, began: float, *, debug: bool) -> None:
+    """Serve as one of several workers; what keeps it from starting is the supervisor's to tell."""
+    life = Life(runner, began, supervised)
+    try:
+        application = _prepared(runner)
+        application.prepare()
+        _serve_uvicorn(application, supervised.listener, life, debug=debug, late=supervised.late)
+        if life.failure is not None:
+            raise life.failure
+    except RunnerConfigurationError as error:
+        supervised.tell("failed", str(error))
+        leave_if_held(STARTUP_FAILURE)
+        raise SystemExit(STARTUP_FAILURE) from None
+    leave_if_held(0)
+
+
 def leave_if_held(code: int) -> None:
     """End the process now, with ``code``, if a thread would keep Python from it; else do nothing.
 
@@ -91,7 +166,7 @@ def leave_if_held(code: int) -> None:
     """
     if not store.close():
         logger.error("The database does not answer; leaving without saying goodbye to it")
-    elif held := _threads_left(_LAST_REQUESTS_SECONDS):
+    elif held := _threads_left(LAST_REQUESTS_SECONDS):
         logger.error("Left behind: %s", ", ".join(f"the thread {name}" for name in held))
     elif not any(thread.name.startswith(_LOADING_THREADS) for thread in threading.enumerate()):
         return
@@ -111,79 +186,7 @@ def _threads_left(seconds: float) -> list[str]:
     return [thread.name for thread in ours if thread.is_alive()]
 
 
-class _Life:
-    """The worker's life inside one server: started with it, drained by signals."""
-
-    def __init__(self, runner: Runner, began: float) -> None:
-        self.runner = runner
-        self.failure: RunnerConfigurationError | None = None
-        self._began = began
-        self._signals = 0
-        self._ending: asyncio.Task[None] | None = None
-        self._stop_server: Callable[[], None] = lambda: None
-
-    def begin(self, stop_server: Callable[[], None]) -> None:
-        """Start the worker, and from now on let signals end it, and then the server through ``stop_server``."""
-        self._stop_server = stop_server
-        loop = asyncio.get_running_loop()
-        for signal_number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                loop.add_signal_handler(signal_number, self._on_signal, signal_number)
-            except NotImplementedError:  # Windows
-                signal.signal(
-                    signal_number,
-                    lambda number, frame: loop.call_soon_threadsafe(self._on_signal, signal.Signals(number)),
-                )
-        self._starting = loop.create_task(self._start())
-
-    async def _start(self) -> None:
-        try:
-            worker = await ensure_worker(self.runner)
-        except RunnerConfigurationError as error:
-            self.failure = error
-            await self._end(0)
-            return
-        except Exception as error:
-            logger.debug("The worker could not start", exc_info=True)
-            self.failure = RunnerConfigurationError(f"The worker could not start: {error}")
-            await self._end(0)
-            return
-        self._telling = asyncio.get_running_loop().create_task(self._tell_when_warm(worker))
-
-    async def _tell_when_warm(self, worker: AgentWorker) -> None:
-        await worker.wait_warm()
-        if worker.running and not worker.draining:
-            print_ready(time.monotonic() - self._began)
-
-    def _on_signal(self, signal_number: signal.Signals) -> None:
-        self._signals += 1
-        worker = current_worker()
-        if self._signals == 1:
-            timeout = None if signal_number == signal.SIGTERM else 0
-            self._ending = asyncio.get_running_loop().create_task(self._end(timeout))
-        elif self._signals == 2 and worker is not None:
-            logger.warning("Second signal: closing the remaining sessions now")
-            worker.hurry()
-        elif self._signals == 3 and worker is not None:
-            logger.warning("Third signal: leaving behind the agents that have not closed yet")
-            worker.hurry()
-            for session in list(worker.live_sessions):
-                session.request_close(force=True, by="third signal", reason=worker.closing_reason)
-        elif self._signals > 3:
-            logger.error("Leaving at once; the next worker declares what was left as lost")
-            os._exit(1)
-
-    async def _end(self, timeout: float | None) -> None:
-        try:
-            self.runner.stopped = True
-            if self._starting is not asyncio.current_task():
-                await asyncio.wait({self._starting}, timeout=_LAST_REQUESTS_SECONDS)  # it sees that and stops again
-            await drain(self.runner, timeout)
-        finally:
-            self._stop_server()
-
-
-def _serve_daphne(application: AgentsApplication, listener: socket.socket, life: _Life, *, debug: bool) -> None:
+def _serve_daphne(application: AgentsApplication, listener: socket.socket, life: Life, *, debug: bool) -> None:
     from daphne.server import Server  # installs Twisted's reactor: not before it is wanted
     from twisted.internet import reactor as _reactor
 
@@ -228,11 +231,23 @@ def _serve_daphne(application: AgentsApplication, listener: socket.socket, life:
         raise RunnerConfigurationError("daphne could not listen on the address: see the log")
 
 
-def _serve_uvicorn(application: AgentsApplication, listener: socket.socket, life: _Life, *, debug: bool) -> None:
-    server = uvicorn_server(application, on_startup=life.begin)
+def _serve_uvicorn(
+    application: AgentsApplication, listener: socket.socket, life: Life, *, debug: bool, late: bool = False
+) -> None:
+    """``late``: take connections only once the worker is warm."""
+    server = uvicorn_server(application, on_startup=lambda: None if late else begin())
+
+    server.config.load()  # what it imports would hold the loop later
+
+    def begin() -> None:
+        life.begin(server.leave, server.stop_listening)
 
     async def main() -> None:
-        await server.serve(sockets=[listener])
+        if late:
+            begin()
+            await life.settled.wait()
+        if not server.should_exit:
+            await server.serve(sockets=[listener])
         await sweep()
 
     asyncio.run(main(), debug=debug)
@@ -241,26 +256,16 @@ def _serve_uvicorn(application: AgentsApplication, listener: socket.socket, life
 def uvicorn_server(
     application: Any,
     *,
-    on_startup: Callable[[Callable[[], None]], None] = lambda stop: None,
-    patience: int = _LAST_REQUESTS_SECONDS,
-) -> uvicorn.Server:
+    on_startup: Callable[[], None] = lambda: None,
+    patience: int = LAST_REQUESTS_SECONDS,
+) -> OrderedServer:
     """Return a uvicorn that leaves signals and lifespan to its caller: ``await server.serve(sockets=[...])``.
 
-    ``on_startup`` is called, when it listens, with what stops it. ``patience``: seconds that requests may take then.
+    ``on_startup`` is called when it listens. ``patience``: seconds that requests may take when it stops.
     """
     import uvicorn
 
-    class OrderedServer(uvicorn.Server):
-        @contextlib.contextmanager
-        def capture_signals(self) -> Any:
-            yield  # they are the worker's: it drains first
-
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets=sockets)
-            on_startup(self._leave)
-
-        def _leave(self) -> None:
-            self.should_exit = True
+    from .ordered import OrderedServer
 
     config = uvicorn.Config(
         application,
@@ -271,7 +276,7 @@ def uvicorn_server(
         # The calls have ended by then. Without it, a client that has sent half a body keeps the server for ever.
         timeout_graceful_shutdown=patience,
     )
-    return OrderedServer(config)
+    return OrderedServer(config, on_startup=on_startup)
 
 
 def listen(host: str, port: int) -> socket.socket:

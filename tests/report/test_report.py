@@ -53,6 +53,13 @@ def test_it_says_what_is_missing_for_more_than_one_process() -> None:
     assert "REDIS_URL" in lines(runner())["storage"]
 
 
+def test_of_several_workers_it_says_how_many_and_that_limits_are_each_ones() -> None:
+    told = dict(report_lines(runner(), url="http://127.0.0.1:8000/", workers=4))
+    assert told["workers"] == "4 processes on one port"
+    assert told["agents"] == "default (max 10 a worker), coach"
+    assert told["storage"].endswith("channel layer in memory")  # what that means is in a warning of its own
+
+
 def test_without_a_server_it_says_nothing_of_the_network() -> None:
     assert set(lines(runner(), url=None)) == {"agents", "storage"}
 

@@ -69,7 +69,7 @@ class Server:
         wait_for(lambda: self.call("GET", "/ready")[0] == 503)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
