@@ -21,7 +21,7 @@ from .feeds.viewer import UNACKED, SessionViewer
 from .runner import get_runner
 from .signalling import wire
 from .signalling.access import HandshakeRequest
-from .signalling.member import CallMember
+from .signalling.client import CallClient
 from .signalling.socket import CallSocket, Handler, Receive, Send
 from .signalling.wire import Code, Fatal
 
@@ -103,7 +103,7 @@ class CallConsumer(_Consumer):
         return call_of(scope)
 
     def _client(self, socket: CallSocket, scope: Mapping[str, Any], runner: Runner, target: Any) -> Client:
-        return CallMember(socket, scope, runner, target)
+        return CallClient(socket, scope, runner, target)
 
 
 class FeedConsumer(_Consumer):

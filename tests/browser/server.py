@@ -72,15 +72,16 @@ def server_environment(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def running_server(folder: Path) -> Iterator[Server]:
+def running_server(folder: Path, **more: str) -> Iterator[Server]:
+    """Run a server on the database in ``folder``, which may have others; ``more`` is its environment besides."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    env = server_environment(folder)
+    env = {**server_environment(folder), **more}
     prepared = subprocess.run(
         [sys.executable, "-m", "tests.browser.prepare"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
     )
     assert prepared.returncode == 0, prepared.stderr
-    log = folder / "log"
+    log = folder / f"log-{port}"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "django", "serveagents", "--port", str(port), "--no-splash"],

@@ -18,7 +18,7 @@ from django.core.handlers.asgi import ASGIRequest
 from ninja.errors import HttpError
 
 from .. import store
-from ..models import AgentSession, SessionStatus
+from ..models import AgentSession
 from ..permissions import Access, Action, authorize, identify, rule_for
 from ..tokens import Role, VoidToken, read_join_token
 from ..worker import current_worker
@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 _MOST_SESSIONS = 100
 _ENDED = "The session that this invitation was for has ended"
-_ELSEWHERE = "The agent of this call runs in another process of this server"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ async def admit(scope: Mapping[str, Any], runner: Runner, call_type: str, call_i
     """Return as what the client behind ``scope`` may join this call, now.
 
     Raises:
-        Fatal: it may not, or its agent lives in another process.
+        Fatal: it may not.
     """
     if token is not None:
         return await _by_token(token, call_type, call_id)
@@ -120,7 +119,6 @@ async def _check_live(session_id: str) -> None:
     row = await store.get_session(session_id)
     if row is None or not row.is_live or row.close_requested_at is not None:
         raise Fatal(Code.VOID_TOKEN, _ENDED)
-    raise Fatal(Code.ELSEWHERE, _ELSEWHERE)
 
 
 # By rule
@@ -131,13 +129,10 @@ async def _by_rule(request: HandshakeRequest, runner: Runner, call_type: str, ca
         access = await authorize(request, runner, Action.START, call_id=call_id, body=_start_body(call_type, call_id))
     except HttpError as refusal:
         return await _listener(request, runner, call_type, call_id, refusal)
-    if access.sees_all and rule_for(runner, Action.VIEW) is None and live_sessions(call_type, call_id):
-        sessions = []  # all theirs, and here: nobody need be asked
-    else:
+    if not access.sees_all or rule_for(runner, Action.VIEW) is not None:
         sessions = await _sessions_on(call_type, call_id)
         if not await _sees(request, runner, access, call_id, sessions):
             raise HttpError(403, "You may not see every session of this call")
-    _check_here(call_type, call_id, sessions)
     user_id, name = _who(access)
     return Admission("speaker", user_id, name, may_start=True)
 
@@ -158,7 +153,6 @@ async def _listener(
     sessions = await _sessions_on(call_type, call_id)
     if not sessions or not await _sees(request, runner, access, call_id, sessions):
         raise refusal
-    _check_here(call_type, call_id, sessions)
     user_id, name = _who(Access(who.user_id, who.name) if who is not None else access)
     return Admission("listener", user_id, name)
 
@@ -196,8 +190,6 @@ async def _sees(
 class _OnCall:
     id: str
     started_by_id: Any
-    worker_id: uuid.UUID | None
-    silent: bool
 
 
 def live_sessions(call_type: str, call_id: str) -> list[LiveSession]:
@@ -218,19 +210,4 @@ async def _sessions_on(call_type: str, call_id: str) -> list[_OnCall]:
 
 def _read_sessions(call_type: str, call_id: str) -> list[_OnCall]:
     rows = AgentSession.objects.live().on_call(call_type, call_id)
-    return [
-        _OnCall(str(pk), started_by_id, worker_id, status == SessionStatus.UNREACHABLE)
-        for pk, started_by_id, worker_id, status in rows.values_list("pk", "started_by_id", "worker_id", "status")[
-            :_MOST_SESSIONS
-        ]
-    ]
-
-
-def _check_here(call_type: str, call_id: str, sessions: list[_OnCall]) -> None:
-    """Refuse a call whose agents are all in another process: nobody would be heard there."""
-    if live_sessions(call_type, call_id):
-        return
-    worker = current_worker()
-    mine = None if worker is None else worker.id
-    if any(session.worker_id not in {None, mine} and not session.silent for session in sessions):
-        raise Fatal(Code.ELSEWHERE, _ELSEWHERE)
+    return [_OnCall(str(pk), user_id) for pk, user_id in rows.values_list("pk", "started_by_id")[:_MOST_SESSIONS]]

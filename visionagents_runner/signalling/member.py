@@ -1,34 +1,30 @@
-"""`CallMember`: the person at the other end of a call's WebSocket."""
+"""`CallMember`: somebody in the room of this process, whose WebSocket may be here or at another worker."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib
 import logging
-from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine, Hashable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..conf import get_settings
-from ..store import DATABASE_ERRORS
 from ..tasks import spawn
-from ..tokens import clean_name
-from ..worker import current_worker
 from . import access, sessions, wire
 from .events import to_message
+from .following import get_follower
 from .wire import Code, Fatal, Refused
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from ..edge import PcmLink, Person
-    from ..runner import Runner
     from ..session import LiveSession
     from .access import Admission
-    from .socket import CallSocket
 
 logger = logging.getLogger(__name__)
 
-_JOIN_SECONDS = 30.0
 _OFFER_SECONDS = 30.0
 _SAY_SECONDS = 120.0
 _ENDS_SECONDS = 2.0
@@ -39,29 +35,61 @@ _saying: set[asyncio.Task[None]] = set()
 """What is being said outlives who typed it: others heard it, and wait for the reply."""
 
 
-class CallMember:
-    """Says hello for its client, acts for it on the call, and tells it what happens there."""
+class Port(Protocol):
+    """The way to a client."""
 
-    def __init__(self, socket: CallSocket, scope: Mapping[str, Any], runner: Runner, call: tuple[str, str]) -> None:
-        self.greeted = False
-        self._socket = socket
-        self._scope = scope
-        self._runner = runner
-        self._call_type, self._call_id = call
-        self._admission: Admission | None = None
+    def post(self, message: dict[str, Any], *, key: Hashable | None = None) -> None:
+        """Send a message, in place of one with the same ``key`` that has not been sent yet."""
+
+    async def send_frame(self, frame: bytes) -> None:
+        """Send audio as soon as there is room for it."""
+
+    def fail(self, error: BaseException) -> None:
+        """Close the connection, and say why."""
+
+    def finish(self) -> None:
+        """Close the connection, in order."""
+
+    def move(self) -> None:
+        """Have the client meet the others where the agent of the call is now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """Who joins, and as what."""
+
+    call: tuple[str, str]
+    admission: Admission
+    name: str
+    agents: tuple[str, ...] = ()
+    """Those that they may start; none if they may start none."""
+
+
+class CallMember:
+    """Has somebody in the room, acts for their client there, and tells it what happens.
+
+    It takes for granted that they may join.
+    """
+
+    def __init__(self, port: Port, guest: Guest) -> None:
+        self._port = port
+        self._guest = guest
+        self._admission = guest.admission
+        self._call_type, self._call_id = guest.call
         self._person: Person | None = None
         self._link: PcmLink | None = None
         self._link_task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._watched: dict[str, asyncio.Task[None]] = {}
-        self._undo: Callable[[], None] = lambda: None
+        self._undo: list[Callable[[], None]] = []
         self._negotiating = asyncio.Lock()
         self._offers = 0
         self._says = 0
 
     async def leave(self) -> None:
         """Leave the call; nothing of this member is left."""
-        self._undo()
+        for undo in self._undo:
+            undo()
         if self._link is not None:
             self._link.close()
         if self._person is not None:
@@ -72,15 +100,11 @@ class CallMember:
         if tasks:
             await asyncio.wait(tasks)
 
-    # What the socket reads
+    # What the client sends
 
     def on_message(self, kind: str, message: dict[str, Any]) -> None:
-        if kind == "hello":
-            self._hello(message)
-            return
         person = self._person
-        if person is None:
-            raise Fatal(Code.BAD_MESSAGE, "Say hello first, and wait for the welcome")
+        assert person is not None
         act = _ACTIONS.get(kind)
         reference = _reference(message)
         try:
@@ -88,7 +112,7 @@ class CallMember:
                 raise Refused(Code.BAD_MESSAGE, "There is no such type of message")
             act(self, person, message, reference)
         except Refused as problem:
-            self._socket.post(wire.error(problem, reference))
+            self._port.post(wire.error(problem, reference))
 
     def on_frame(self, frame: bytes) -> None:
         # Frames may still be on their way when the link has closed, and a listener's are not heard.
@@ -97,62 +121,52 @@ class CallMember:
 
     @property
     def _may_speak(self) -> bool:
-        return self._admission is not None and self._admission.role == "speaker"
+        return self._admission.role == "speaker"
 
     # Joining
 
-    def _hello(self, message: dict[str, Any]) -> None:
-        if self.greeted:
-            raise Fatal(Code.BAD_MESSAGE, "Hello was said before")
-        if message.get("v") != wire.VERSION:
-            raise Fatal(Code.BAD_MESSAGE, f"This server speaks version {wire.VERSION}: reload the page")
-        token, name = message.get("token"), message.get("name", "")
-        if not (token is None or isinstance(token, str)) or not isinstance(name, str):
-            raise Fatal(Code.BAD_MESSAGE, "token and name must be text")
-        self.greeted = True
-        self._do(self._join(token or None, clean_name(name)), name="join")
+    async def join(self) -> None:
+        """Enter the room; the welcome is the first that the client is told.
 
-    async def _join(self, token: str | None, name: str) -> None:
-        async with asyncio.timeout(_JOIN_SECONDS):
-            admission = await access.admit(self._scope, self._runner, self._call_type, self._call_id, token)
-            edge = await _load_edge()
-        self._admission = admission
-        # Who was invited by name has that name; everybody else may say theirs.
-        name = (admission.name or name) if admission.session_id else (name or admission.name)
-        self._person = person = self._enter(edge, admission, name or "Guest")
-        self._undo = sessions.on_start(self._call_type, self._call_id, self._watch)
-        live = access.live_sessions(self._call_type, self._call_id)
-        self._socket.post(self._welcome(person, admission, live))
+        Raises:
+            Fatal: there is no room for them.
+        """
+        edge = await _load_edge()
+        self._person = person = self._enter(edge)
+        call = self._guest.call
+        self._undo.append(sessions.on_start(*call, self._watch))
+        if self._admission.session_id is None:  # others leave with the session that they were invited to
+            self._undo.append(get_follower().stay(call, self._port.move))
+        live = access.live_sessions(*call)
+        self._port.post(self._welcome(person, live))
         for session in live:
             self._watch(session)
         self._do(self._tell_events(person), name="events")
 
-    def _enter(self, edge: ModuleType, admission: Admission, name: str) -> Person:
+    def _enter(self, edge: ModuleType) -> Person:
         try:
             person: Person = edge.join_room(
                 self._call_type,
                 self._call_id,
-                admission.user_id,
-                name=name,
-                may_speak=admission.role == "speaker",
+                self._admission.user_id,
+                name=self._guest.name,
+                may_speak=self._may_speak,
             )
         except edge.RoomFull as error:
             raise Fatal(Code.FULL, str(error)) from None
         return person
 
-    def _welcome(self, person: Person, admission: Admission, live: list[LiveSession]) -> dict[str, Any]:
-        worker = current_worker()
-        may_start = admission.may_start and worker is not None and worker.not_starting() is None
+    def _welcome(self, person: Person, live: list[LiveSession]) -> dict[str, Any]:
         return {
             "type": "welcome",
             "v": wire.VERSION,
             "participant_id": person.participant.id,
             "user_id": person.participant.user_id,
             "name": person.name,
-            "role": admission.role,
+            "role": self._admission.role,
             "call": {"type": self._call_type, "id": self._call_id},
-            "may_start": may_start,
-            "agents": list(self._runner.launchers) if may_start else [],
+            "may_start": bool(self._guest.agents),
+            "agents": list(self._guest.agents),
             "sessions": [self._describe(session) for session in live],
             "ice_servers": list(get_settings().ICE_SERVERS),
             "limits": {"message_bytes": wire.MESSAGE_BYTES, "text_chars": wire.TEXT_CHARS},
@@ -161,11 +175,11 @@ class CallMember:
     # Telling
 
     async def _tell_events(self, person: Person) -> None:
-        guest = self._admission is not None and self._admission.session_id is not None
+        guest = self._admission.session_id is not None
         async for event in person:
             told = to_message(event, self._describe_agent, for_guest=guest)
             if told is not None:
-                self._socket.post(told.message, key=told.key)
+                self._port.post(told.message, key=told.key)
         # The room has ended for everybody. Why its sessions did is known in a moment.
         if self._watched:
             await asyncio.wait(self._watched.values(), timeout=_ENDS_SECONDS)
@@ -179,7 +193,6 @@ class CallMember:
         return None
 
     def _describe(self, session: LiveSession) -> dict[str, Any]:
-        assert self._admission is not None
         connections = self._person.room.agents if self._person is not None else ()
         mine = sessions.agent_id(session)
         presence = next((each.presence(here=True) for each in connections if mine and each.agent.id == mine), None)
@@ -192,8 +205,8 @@ class CallMember:
 
     async def _tell_end(self, session: LiveSession) -> None:
         await session.wait_ended()
-        self._socket.post(sessions.describe_end(session))
-        if self._admission is not None and self._admission.session_id == session.id:
+        self._port.post(sessions.describe_end(session))
+        if self._admission.session_id == session.id:
             raise Fatal(Code.VOID_TOKEN, sessions.end_words(session.end_reason))
 
     # What the client asks for
@@ -225,11 +238,11 @@ class CallMember:
             logger.exception("Answering an offer failed on %s/%s", self._call_type, self._call_id)
             problem = Refused(Code.NO_MEDIA, "No connection for media could be prepared")
         else:
-            self._socket.post({"type": "answer", "id": reference, "sdp": answer})
+            self._port.post({"type": "answer", "id": reference, "sdp": answer})
             return
         finally:
             self._offers -= 1
-        self._socket.post(wire.error(problem, reference))
+        self._port.post(wire.error(problem, reference))
 
     def _pcm(self, person: Person, message: dict[str, Any], reference: str | int | None) -> None:
         on = _flag(message, "on")
@@ -246,15 +259,15 @@ class CallMember:
             self._link = None
             if self._link_task is not None:
                 self._link_task.cancel()
-        self._socket.post({"type": "pcm", "on": on})
+        self._port.post({"type": "pcm", "on": on})
 
     async def _send_audio(self, link: PcmLink) -> None:
         # What the client has no room for is dropped by the link, the oldest first.
         async for frame in link:
-            await self._socket.send_frame(frame)
+            await self._port.send_frame(frame)
         if self._link is link:  # something else took its place: WebRTC, or somebody ended it
             self._link = None
-            self._socket.post({"type": "pcm", "on": False})
+            self._port.post({"type": "pcm", "on": False})
 
     def _say(self, person: Person, message: dict[str, Any], reference: str | int | None) -> None:
         self._check_may_speak()
@@ -278,9 +291,9 @@ class CallMember:
             if not person.here:
                 return
             logger.warning("What was typed on %s/%s was not taken: %r", self._call_type, self._call_id, error)
-            self._socket.post(wire.error(Refused(Code.SAY_FAILED, "The agent did not take it"), reference))
+            self._port.post(wire.error(Refused(Code.SAY_FAILED, "The agent did not take it"), reference))
         else:
-            self._socket.post({"type": "said", "id": reference})
+            self._port.post({"type": "said", "id": reference})
         finally:
             self._says -= 1
 
@@ -299,7 +312,7 @@ class CallMember:
 
     def _leave(self, person: Person, message: dict[str, Any], reference: str | int | None) -> None:
         person.leave()
-        self._socket.finish()
+        self._port.finish()
 
     def _check_may_speak(self) -> None:
         if not self._may_speak:
@@ -316,7 +329,7 @@ class CallMember:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._socket.fail(_as_fatal(error))
+            self._port.fail(error)
 
 
 _ACTIONS: dict[str, Callable[[CallMember, Person, dict[str, Any], str | int | None], None]] = {
@@ -327,15 +340,6 @@ _ACTIONS: dict[str, Callable[[CallMember, Person, dict[str, Any], str | int | No
     "mute": CallMember._mute,
     "leave": CallMember._leave,
 }
-
-
-def _as_fatal(error: BaseException) -> BaseException:
-    if isinstance(error, DATABASE_ERRORS):
-        logger.error("Joining a call failed: the database does not answer", exc_info=error)
-        return Fatal(Code.SERVER_ERROR, "The database does not answer: try again in a moment")
-    if isinstance(error, TimeoutError):
-        return Fatal(Code.SERVER_ERROR, "The server took too long: try again in a moment")
-    return error
 
 
 async def _load_edge() -> ModuleType:

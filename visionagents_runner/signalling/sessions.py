@@ -29,6 +29,7 @@ _END_WORDS = {
     EndReason.JOIN_FAILED: gettext_lazy("The agent could not join the call. The server's log says why."),
     EndReason.ERROR: gettext_lazy("The agent stopped because of an error. The server's log says which."),
     EndReason.WORKER_LOST: gettext_lazy("The server that ran the agent is gone."),
+    EndReason.EXPIRED: gettext_lazy("No server had room for the agent in time. Start it again in a moment."),
 }
 
 

@@ -25,6 +25,7 @@ export class Call {
     byId("camera").addEventListener("click", () => this.switchCamera());
     byId("leave").addEventListener("click", () => this.leave());
     this.connection.addEventListener("joined", ({ detail }) => this.#joined(detail));
+    this.connection.addEventListener("moved", ({ detail }) => this.#moved(detail));
     this.connection.addEventListener("broken", ({ detail }) => this.#broke(detail));
     this.connection.addEventListener("failed", ({ detail }) => {
       // Who was in had a good invitation: it is the session that is over.
@@ -136,6 +137,18 @@ export class Call {
     if (this.inputs.muted) link.send({ type: "mute", muted: true });
     if (this.#withSound) await this.#startMedia();
     else this.panel.setTransport("text", "none");
+  }
+
+  /** The agent has come to another process of the server, and we were led there: to another room, of other people. */
+  async #moved({ link, welcome }) {
+    this.#welcome = welcome;
+    this.roster.begin(welcome);
+    this.happenings.log("connection", "moved to where the agent is");
+    this.starter.allow(welcome.may_start, welcome.agents ?? []);
+    if ((welcome.sessions ?? []).length === 0) this.starter.nobodyYet();
+    else this.starter.hide();
+    if (this.inputs.muted) link.send({ type: "mute", muted: true });
+    if (this.#withSound) await this.#startMedia();
   }
 
   #broke({ code }) {

@@ -4,9 +4,13 @@ import { Link, LinkError } from "./link.js";
 import { serverAnswers } from "./rest.js";
 import { joinToken, socketUrl } from "./settings.js";
 
+const FIRST_RETRY_MS = [300, 1000, 2000];
 const RETRY_MS = [300, 1000, 2000, 4000, 8000, 8000, 8000, 8000, 8000, 8000, 8000];
 
-/** Events: "joined" with {link, welcome, again}; "broken" with a LinkError; "failed" with a LinkError, and it is over. */
+/**
+ * Events: "joined" with {link, welcome, again}; "moved" with {link, welcome}: the call goes on over the same link, in
+ * another process of the server; "broken" with a LinkError; "failed" with a LinkError, and it is over.
+ */
 export class Connection extends EventTarget {
   #run = 0;
   #link = null;
@@ -22,7 +26,7 @@ export class Connection extends EventTarget {
     const run = ++this.#run;
     let joined;
     try {
-      joined = await this.#open(name);
+      joined = await this.#openFirst(run, name);
     } catch (error) {
       if (error.code === "unreachable" && (await serverAnswers())) throw new LinkError("websocket_blocked");
       throw error.code === "lost" ? new LinkError("unreachable") : error;
@@ -37,9 +41,23 @@ export class Connection extends EventTarget {
     this.#hurry();
   }
 
+  /** A server whose processes come and go may need a moment; what another try will not change is told at once. */
+  async #openFirst(run, name) {
+    for (const wait of FIRST_RETRY_MS) {
+      try {
+        return await this.#open(name);
+      } catch (error) {
+        if (!["elsewhere", "going_away"].includes(error.code)) throw error;
+        await this.#pause(wait * (0.75 + Math.random() / 2));
+        if (run !== this.#run) throw error;
+      }
+    }
+    return this.#open(name);
+  }
+
   async #open(name) {
     const link = new Link();
-    const hello = { token: joinToken(), ...(name ? { name } : {}) };
+    const hello = { token: joinToken(), moves: true, ...(name ? { name } : {}) };
     return { link, welcome: await link.open(socketUrl(), hello) };
   }
 
@@ -55,11 +73,13 @@ export class Connection extends EventTarget {
       if (error.final) this.#emit("failed", error);
       else this.#again(run, name, error);
     });
+    link.addEventListener("welcome", ({ detail }) => run === this.#run && this.#emit("moved", { link, welcome: detail }));
     this.#emit("joined", { link, welcome, again });
   }
 
   async #again(run, name, cause) {
     this.#emit("broken", cause);
+    let last = cause;
     for (const wait of RETRY_MS) {
       await this.#pause(wait * (0.75 + Math.random() / 2)); // not all pages of a restarted server at once
       if (run !== this.#run) return;
@@ -68,13 +88,14 @@ export class Connection extends EventTarget {
         return;
       } catch (error) {
         if (run !== this.#run) return;
+        last = error;
         if (error.final && error.code !== "unreachable") {
           this.#emit("failed", error);
           return;
         }
       }
     }
-    this.#emit("failed", new LinkError("unreachable"));
+    this.#emit("failed", last.code === "elsewhere" ? last : new LinkError("unreachable"));
   }
 
   #pause(ms) {

@@ -117,9 +117,7 @@ const PROBLEMS = {
   },
   elsewhere: {
     title: "The agent of this call lives in another process",
-    text:
-      "The server runs several processes, and this connection reached one without the agent. Try again; whoever runs " +
-      "the server can send all requests of one call to one process.",
+    text: "The server runs several processes, and this connection reached one that cannot reach the agent's. Try again.",
     action: "join",
   },
   unknown_path: {
@@ -154,6 +152,7 @@ const CLOSE_CODES = {
   4410: "void_token",
   4413: "too_large",
   4429: "too_fast",
+  4503: "going_away",
   1001: "going_away",
   1012: "going_away",
 };
@@ -162,7 +161,7 @@ const CLOSE_CODES = {
 export const meaningOf = (closeCode) => CLOSE_CODES[closeCode] ?? "lost";
 
 /** After these it makes no sense to try again by itself. */
-export const isFinal = (code) => !["lost", "going_away", "silent"].includes(code);
+export const isFinal = (code) => !["lost", "going_away", "silent", "elsewhere"].includes(code);
 
 /** `{code, title, text, action, level}` for a code; `detail` is the server's sentence, shown where ours has none. */
 export function problem(code, detail = "") {
@@ -170,7 +169,7 @@ export function problem(code, detail = "") {
   return { level: "error", ...found, code, text: detailed(code, found.text, detail) };
 }
 
-const TELLS_MORE = new Set(["session_ended", "say_failed", "server_error", "bad_message", "too_large"]);
+const TELLS_MORE = new Set(["elsewhere", "session_ended", "say_failed", "server_error", "bad_message", "too_large"]);
 
 function detailed(code, text, detail) {
   if (!detail || !TELLS_MORE.has(code)) return text;

@@ -1,0 +1,120 @@
+"""A page that one worker serves, an agent that another one runs: one database, and Redis between them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import redis
+from playwright.async_api import expect
+
+from tests.recordings import timeline, write_wav
+
+from .conftest import OpenCall, StartChromium
+from .pages import SECONDS, CallPage
+from .server import Server, running_server
+from .sound import loud_seconds, recognise, share_found, start_recording, stop_recording
+from .test_talking import ANSWER, GREETING_SECONDS, QUESTION, QUIET_SECONDS, UNDERSTOOD
+
+URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/7")
+
+
+class Fleet:
+    """Workers on one database."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self._folder = folder
+        self._stack = stack
+
+    def add(self) -> Server:
+        return self._stack.enter_context(running_server(self._folder, REDIS_URL=URL))
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    try:
+        redis.Redis.from_url(URL, socket_connect_timeout=1).ping()
+    except redis.RedisError:
+        pytest.fail(f"This test needs a Redis at {URL}: apt-get install redis-server (or TEST_REDIS_URL)")
+    with ExitStack() as stack:
+        yield Fleet(tmp_path_factory.mktemp("fleet"), stack)
+
+
+@pytest.fixture(scope="module")
+def agents(fleet: Fleet) -> Server:
+    """The worker that runs the agents."""
+    return fleet.add()
+
+
+@pytest.fixture(scope="module")
+def pages(fleet: Fleet, agents: Server) -> Server:
+    """The worker that serves the pages."""
+    return fleet.add()
+
+
+@pytest.mark.parametrize("transport", ["webrtc", "websocket"])
+async def test_a_spoken_question_is_answered_aloud_by_an_agent_of_another_worker(
+    agents: Server,
+    pages: Server,
+    open_call: OpenCall,
+    chromium: StartChromium,
+    call_id: str,
+    tmp_path: Path,
+    transport: str,
+) -> None:
+    agents.start_agent(call_id, agent="demo")
+    samples = timeline(GREETING_SECONDS, QUESTION, QUIET_SECONDS)
+    browser = await chromium(microphone=write_wav(tmp_path / "question.wav", samples))
+    query = "?transport=websocket" * (transport == "websocket")
+    page = await open_call(call_id, browser=browser, base=pages.url, query=query)
+    await page.join()
+    await page.connected(transport)
+    await start_recording(page.page)
+    await page.sees(UNDERSTOOD)
+    await page.sees(ANSWER)
+    await page.hears()
+    tile = page.page.get_by_role("list", name="Agents").get_by_role("listitem")
+    await expect(tile).to_contain_text("speaking", timeout=SECONDS)
+    await expect(tile).to_contain_text("listening", timeout=SECONDS)
+    heard = await stop_recording(page.page)
+    assert loud_seconds(heard) > 2.0
+    words = await asyncio.to_thread(recognise, heard)
+    assert share_found(ANSWER, words) > 0.6, words
+
+
+async def test_a_page_that_waits_follows_to_the_agent(
+    agents: Server, pages: Server, open_call: OpenCall, call_id: str
+) -> None:
+    page = await open_call(call_id, base=pages.url)
+    await page.join()
+    await page.connected("webrtc")
+    await expect(page.page.get_by_role("region", name="No agent is in this call yet")).to_be_visible()
+    agents.start_agent(call_id)
+    await page.sees("Text agent joined")
+    await expect(page.page.get_by_role("region", name="No agent is in this call yet")).to_be_hidden()
+    await page.connected("webrtc")
+    await page.say("roll 2 dice")
+    await page.sees(re.compile(r"I rolled|rolled", re.IGNORECASE))
+    await page.in_state("joined")
+
+
+async def test_a_page_whose_agent_dies_with_its_worker_comes_back_by_itself(
+    fleet: Fleet, pages: Server, open_call: OpenCall, call_id: str
+) -> None:
+    mortal = await asyncio.to_thread(fleet.add)
+    mortal.start_agent(call_id)
+    page: CallPage = await open_call(call_id, base=pages.url)
+    await page.say("hello")
+    await page.sees("Text agent joined")
+    mortal.process.kill()
+    await page.in_state("reconnecting")
+    await expect(page.page.locator("html[data-state=joined]")).to_be_attached(timeout=60_000)
+    await page.sees("You are in the call again")
+    pages.start_agent(call_id)
+    await page.say("are you there?")
+    await page.sees("Text agent joined")

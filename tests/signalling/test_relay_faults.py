@@ -1,0 +1,216 @@
+"""What people learn, and what is left of them, when a worker or the layer between two goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from tests.cluster.services import RedisServer, running_redis
+from tests.conftest import until
+from tests.processes import freeze
+from tests.server.test_signals import EMBEDDED, running
+from tests.signalling import relayed
+from tests.signalling.conftest import Serve, Server, allow_local
+from tests.signalling.relayed import URL, Far, far_process
+from visionagents_runner.edge import find_room
+from visionagents_runner.feeds.link import get_link, worker_group
+from visionagents_runner.signalling import relay, relaydesk, wire
+from visionagents_runner.worker import current_worker
+
+__all__ = ["allow_local"]
+
+far, redis_layer, server = relayed.far, relayed.redis_layer, relayed.server
+
+
+@pytest.fixture(autouse=True)
+def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This worker gives others up sooner."""
+    monkeypatch.setattr(relaydesk, "BEAT_SECONDS", 0.5)
+    monkeypatch.setattr(relaydesk, "SILENCE_SECONDS", 3.5)
+
+
+async def test_who_talks_to_a_worker_that_is_killed_is_told_so(server: Server, far: Far) -> None:
+    await far.start()
+    async with server.socket() as socket:
+        await socket.hello()
+        far.process.process.kill()
+        assert await socket.end() == ("going_away", 4503)
+    async with server.socket() as socket:  # either its row says that it lives, and nobody answers, or it is known dead
+        socket.send("hello", v=1)
+        await until(lambda: bool(socket.received))
+        assert socket.received[0]["type"] == "welcome" or socket.received[0]["code"] == "elsewhere"
+
+
+async def test_a_worker_that_does_not_answer_lets_nobody_in_until_it_does(server: Server, far: Far) -> None:
+    await far.start()
+    async with server.socket() as socket:
+        await socket.hello(name="Before")
+        freeze(far.process.process)
+        async with server.socket() as late:
+            assert await late.refused() == ("elsewhere", 4409)
+        assert await socket.end() == ("going_away", 4503)
+        far.process.process.send_signal(signal.SIGCONT)
+    await far.until_people()  # nor does anybody stay there who gave up
+    async with server.socket() as socket:
+        await socket.hello(name="After")
+        assert await far.people() == ["After"]
+
+
+async def test_a_worker_that_drains_ends_its_sessions_and_sends_people_away(server: Server, far: Far) -> None:
+    await far.start()
+    async with server.socket() as socket:
+        await socket.hello()
+        assert await far.tell("drain") == "draining"
+        assert (await socket.hear("session"))["end_reason"] == "drained"
+        assert await socket.end() == ("going_away", 4503)
+
+
+async def test_when_the_worker_of_the_sockets_stops_they_leave_the_room_of_the_other(server: Server, far: Far) -> None:
+    await far.start()
+    async with server.socket() as socket:
+        await socket.hello(name="Caller")
+        worker = current_worker()
+        assert worker is not None
+        await worker.stop()
+        assert await socket.end() == ("going_away", 4503)
+        await far.until_people()
+        assert await far.tell("relayed") == 0
+
+
+async def welcomed(port: int) -> ClientConnection | None:
+    socket = await connect(f"ws://127.0.0.1:{port}/ws/calls/default/my-call/")
+    await socket.send(json.dumps({"type": "hello", "v": 1, "name": "Caller"}))
+    if json.loads(await socket.recv())["type"] == "welcome":
+        return socket
+    await socket.close()
+    return None
+
+
+async def test_when_the_worker_of_the_sockets_is_killed_the_room_empties(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await server.start()
+    room = find_room("default", "my-call")
+    assert room is not None
+    monkeypatch.setenv("REDIS_URL", URL)
+    starting = running(EMBEDDED["daphne"], RUNNER="tests.signalling.agents.runner")
+    other = await asyncio.to_thread(starting.__enter__)
+    try:
+        async with asyncio.timeout(30):
+            while (socket := await welcomed(other.port)) is None:
+                pass  # its link is not up yet
+        async with socket:
+            assert [person.name for person in room.people.values()] == ["Caller"]
+            other.send(signal.SIGKILL)
+            await until(lambda: not room.people)
+    finally:
+        await asyncio.to_thread(starting.__exit__, None, None, None)
+
+
+async def test_when_the_layer_is_gone_people_are_told_and_come_again_when_it_is_back(
+    own_redis: RedisServer, serve: Serve, allow_local: None
+) -> None:
+    server = await serve()
+    async with far_process(own_redis.url) as far:
+        await far.start()
+        async with server.socket() as socket:
+            await socket.hello(name="Before")
+            await own_redis.stop()
+            assert await socket.end() == ("going_away", 4503)
+        async with server.socket() as socket:
+            assert await socket.refused() == ("elsewhere", 4409)
+        await far.until_people()
+        await own_redis.start()
+        async with asyncio.timeout(20):
+            while await refused(server):
+                pass
+        async with server.socket() as socket:
+            await socket.hello(name="After")
+            assert await far.people() == ["After"]
+
+
+async def refused(server: Server) -> bool:
+    async with server.socket() as socket:
+        socket.send("hello", v=1)
+        await until(lambda: bool(socket.received))
+        return bool(socket.received[0]["type"] == "error")
+
+
+@pytest.fixture
+async def own_redis(settings: Any, tmp_path: Path) -> AsyncIterator[RedisServer]:
+    async with running_redis(tmp_path) as redis:
+        settings.CHANNEL_LAYERS = {
+            "default": {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [redis.url]}}
+        }
+        yield redis
+
+
+async def test_a_lost_message_ends_the_relay_instead_of_being_passed_over(
+    server: Server, far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await far.start()
+    async with server.socket() as socket:
+        await socket.hello()
+        link = get_link()
+        assert link is not None
+        send = link.send
+        lost: list[dict[str, Any]] = []
+
+        def lossy(group: str, message: dict[str, Any]) -> bool:
+            if message.get("lanes") and not lost:
+                lost.append(message)
+                return True
+            return send(group, message)
+
+        monkeypatch.setattr(link, "send", lossy)
+        socket.send("say", id=1, text="never heard")
+        assert await socket.end() == ("going_away", 4503)
+        assert lost
+    await far.until_people()
+
+
+class Nowhere:
+    """The end of a lane that leads to nobody."""
+
+    def __init__(self) -> None:
+        self.why = ""
+
+    def take_text(self, text: str) -> None:
+        raise AssertionError
+
+    def take_frame(self, frame: bytes) -> None:
+        raise AssertionError
+
+    def over(self, code: str, detail: str) -> None:
+        raise AssertionError
+
+    def broken(self, why: str) -> None:
+        self.why = why
+
+
+async def test_a_worker_that_takes_nothing_has_nothing_pile_up_for_it(server: Server) -> None:
+    link = get_link()
+    assert link is not None
+    peer = relay.Peer(link, uuid.uuid4(), uuid.uuid4())
+    lane = peer.open("key", Nowhere(), confirmed=True)
+    posted = 0
+    while lane.post(json.dumps("x" * 1000)):
+        posted += 1
+        await asyncio.sleep(0)
+    assert posted < (relay.WINDOW + 1) * wire.OUTBOX_SIZE
+    assert len(lane._texts) == wire.OUTBOX_SIZE
+    for _ in range(1000):
+        lane.send_frame(bytes(1920))
+    assert lane.dropped >= 1000 - 2 * relay.FRAMES_WAITING
+    assert len(lane._frames) <= relay.FRAMES_WAITING
+    lane.close()
+    peer.dispose()
+    assert worker_group(peer.id) not in link._entered
