@@ -35,8 +35,8 @@ def told(response: Any) -> list[str]:
 
 
 @pytest.fixture
-def requests() -> Iterator[list[tuple[list[uuid.UUID], str, bool]]]:
-    """What the worker of this process is told."""
+def requests(transactional_db: None) -> Iterator[list[tuple[list[uuid.UUID], str, bool]]]:
+    """What the worker of this process is told, once it is committed."""
     heard: list[tuple[list[uuid.UUID], str, bool]] = []
     remove = store.on_close_request(lambda keys, by, force: heard.append((list(keys), by, force)))
     yield heard

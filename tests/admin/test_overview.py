@@ -46,7 +46,8 @@ def test_the_tiles_tell_how_things_stand(root: Client, make: Make, silent_worker
     assert gone.ended_at is not None
     assert tiles(root) == {
         "live": ("6", ""),
-        "starting": ("1", "1 queued"),
+        "queued": ("1", "oldest 0 s"),
+        "starting": ("1", ""),
         "closing": ("1", ""),
         "failed": ("2", ""),
         "join": ("3.0 s", "p50 2.0 s"),

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -253,6 +253,21 @@ def test_a_live_session_on_a_silent_worker_is_marked(root: Client, make: Make, s
     assert "va-badge" not in text_of(root, LIST)
 
 
+class InPython:
+    """What Django's queryset finds, for a database that has no time zones of its own, as MariaDB often has none."""
+
+    def __init__(self, moments: Iterable[datetime]) -> None:
+        self._moments = [timezone.localtime(moment) for moment in moments]
+
+    def aggregate(self, **wanted: Any) -> dict[str, datetime | None]:
+        return {"first": min(self._moments, default=None), "last": max(self._moments, default=None)}
+
+    def datetimes(self, field: str, kind: str) -> list[datetime]:
+        first = {"year": {"month": 1, "day": 1}, "month": {"day": 1}, "day": {}}[kind]
+        midnight = {"hour": 0, "minute": 0, "second": 0, "microsecond": 0}
+        return sorted({moment.replace(**first, **midnight) for moment in self._moments})
+
+
 @pytest.mark.parametrize("zone", ["UTC", "Pacific/Auckland", "America/Sao_Paulo"])
 def test_the_dates_above_the_list_are_those_that_django_finds(
     root: Client, make: Make, settings: Any, zone: str
@@ -266,7 +281,10 @@ def test_the_dates_above_the_list_are_those_that_django_finds(
     for query in ("", "created_at__year=2024", "created_at__year=2024&created_at__month=2", "q=call-2", "q=nowhere"):
         changelist = root.get(f"{LIST}?{query}").context["cl"]
         with timezone.override(zone):
-            assert date_hierarchy(changelist.with_periods()) == date_hierarchy(changelist)
+            ours = date_hierarchy(changelist.with_periods())
+            if not connection.features.has_zoneinfo_database:
+                changelist.queryset = InPython(changelist.queryset.values_list("created_at", flat=True))
+            assert ours == date_hierarchy(changelist)
 
 
 def test_the_dates_above_the_list_take_no_look_at_every_session(root: Client, make: Make) -> None:

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from django.db.models.functions import Now
 
 from tests.api.fixtures import Serve
 from tests.asgi_client import REMOTE, Client
@@ -71,9 +72,7 @@ async def test_nobody_is_invited_to_a_session_that_has_ended(client: Client) -> 
     await client.delete(f"/sessions/{session_id}")
     assert (await client.post(f"/sessions/{session_id}/invitations")).status == 409
     row = await AgentSession.objects.acreate(call_id="past")
-    await AgentSession.objects.filter(pk=row.pk).aupdate(
-        status="closed", end_reason=EndReason.FINISHED, ended_at=row.created_at
-    )
+    await AgentSession.objects.filter(pk=row.pk).aupdate(status="closed", end_reason=EndReason.FINISHED, ended_at=Now())
     assert (await client.post(f"/sessions/{row.pk}/invitations")).status == 409
     assert (await client.post("/sessions/unknown/invitations")).status == 404
 

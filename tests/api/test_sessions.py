@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import uuid
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -133,15 +132,15 @@ async def test_a_session_of_another_worker_is_shown_and_closed_through_its_row(c
 @pytest.mark.parametrize(
     "session_id",
     [
-        str(uuid.uuid4()),
+        "6f1c9f3e-0c1b-4a53-9a55-3f9d2b7c0e11",
         "not-a-uuid",
         "%00",
         "%ff",
         "%2E%2E",
         "a%2Fb",
         "🦊",
-        "{" + str(uuid.uuid4()) + "}",
-        uuid.uuid4().hex,
+        "{6f1c9f3e-0c1b-4a53-9a55-3f9d2b7c0e11}",
+        "6f1c9f3e0c1b4a539a553f9d2b7c0e11",
         "x" * 300,
     ],
 )
@@ -291,10 +290,32 @@ async def test_a_session_that_starts_can_be_closed(serve: Serve, allow_local: No
     assert (await client.get(f"/sessions/{item['session_id']}")).json()["started_at"] is None
     assert (await client.delete(f"/sessions/{item['session_id']}")).status == 200
     answer = await request
-    assert (answer.status, answer.json()["session_id"]) == (500, item["session_id"])
+    assert (answer.status, answer.json()["session_id"]) == (409, item["session_id"])
     await all_ended()
     row = await AgentSession.objects.aget(pk=item["session_id"])
     assert (row.status, row.end_reason) == ("closed", "requested")
+
+
+async def test_a_start_that_a_drain_ends_may_be_asked_of_another_worker(serve: Serve, allow_local: None) -> None:
+    building = asyncio.Event()
+
+    async def create() -> StubAgent:
+        if building.is_set() or (worker := current_worker()) is None or worker.warmed_up:
+            building.set()
+            await asyncio.Event().wait()
+        return StubAgent()
+
+    client = await serve(create=create)
+    request = asyncio.create_task(client.post("/sessions", {"call_id": "my-call"}))
+    await building.wait()
+    worker = current_worker()
+    assert worker is not None
+    await worker.stop()
+    answer = await request
+    assert (answer.status, "drain" in answer.detail) == (503, True)
+    assert answer.headers["retry-after"]
+    row = await AgentSession.objects.aget(pk=answer.json()["session_id"])
+    assert (row.status, row.end_reason) == ("closed", "drained")
 
 
 async def test_a_client_picks_one_of_several_agents(serve: Serve, allow_local: None) -> None:

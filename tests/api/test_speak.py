@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from tests.api.fixtures import Serve
 from tests.api.test_sessions import elsewhere, start
@@ -13,7 +15,7 @@ from tests.asgi_client import REMOTE, Client
 from tests.conftest import until
 from tests.observe.parts import LiveModel
 from visionagents_runner import ServeOptions, speaking, store
-from visionagents_runner.models import EndReason, SessionEvent
+from visionagents_runner.models import EndReason, SessionEvent, Worker
 from visionagents_runner.testing import join_call, stub_agent
 from visionagents_runner.worker import current_worker
 
@@ -101,6 +103,7 @@ async def test_a_text_that_cannot_be_said_is_refused(client: Client, body: dict[
 async def test_who_cannot_be_spoken_through_says_why(client: Client) -> None:
     session_id = await start(client)  # an agent that never has a conversation
     row = await elsewhere()
+    await store.write(Worker.objects.filter(pk=row.worker_id).update, heartbeat_at=timezone.now() - timedelta(hours=1))
     ended = await elsewhere(call_id="over")
     await store.write(ended.finish, EndReason.FINISHED)
     for how in ("say", "respond"):
@@ -109,7 +112,7 @@ async def test_who_cannot_be_spoken_through_says_why(client: Client) -> None:
         ]
         assert [answer.status for answer in answers] == [409, 409, 409]
         assert "not joined" in answers[0].detail
-        assert "Another worker" in answers[1].detail
+        assert "silent" in answers[1].detail
         assert "ended" in answers[2].detail
         missing = await client.post(f"/sessions/6b1f7ad0-0000-4000-8000-000000000000/{how}", {"text": "hello"})
         assert missing.status == 404

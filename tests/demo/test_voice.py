@@ -38,8 +38,8 @@ async def understood(samples, rate):
 async def test_what_it_says_is_understood(tts):
     sounds = [chunk.data async for chunk in tts.send_iter(ANSWER) if chunk.data is not None]
     text = await understood(np.concatenate([sound.samples for sound in sounds]), sounds[0].sample_rate)
-    assert "robot went forward" in text
-    assert "started" in text
+    assert "robot went" in text  # "4 or 10" is heard of "forward ten", now and then
+    assert "where it started" in text
 
 
 async def test_the_first_phrase_comes_before_the_rest_is_made_and_the_last_chunk_is_final(tts):

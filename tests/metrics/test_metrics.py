@@ -72,7 +72,7 @@ async def test_starts_that_fail_are_counted_by_why(serve: Serve, allow_local: No
     await entered.wait()
     (session,) = the_worker().live_sessions
     session.request_close()
-    assert (await starting).status == 500
+    assert (await starting).status == 409
     await session.wait_ended()
     what.append("go")
     assert (await client.post("/sessions", {"call_id": "a"})).status == 201
@@ -162,7 +162,7 @@ async def test_a_hundred_scrapes_ask_the_database_once(client: Client, monkeypat
 
     async def counting(fn: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal asked
-        asked += getattr(fn, "__name__", "") == "take_census"
+        asked += getattr(fn, "__name__", "") == "read_census"
         return await read(fn, *args, **kwargs)
 
     monkeypatch.setattr(store, "read", counting)
@@ -230,7 +230,7 @@ async def test_names_and_labels_keep_to_prometheus_conventions(client: Client) -
         assert "_ms" not in family.name
     labels = {label for family in ours for sample in family.samples for label in sample.labels}
     assert labels == {
-        "agent", "status", "outcome", "reason", "how", "part", "state", "le",
+        "agent", "status", "outcome", "reason", "how", "part", "state", "le", "waits_for",
         "version", "vision_agents", "django", "python",
     }  # fmt: skip
     text = (await client.get("/metrics", headers={"accept": "text/plain"})).body.decode()

@@ -65,6 +65,7 @@ async def test_every_metric_and_label_that_they_name_is_told(serve: Any, allow_l
 def test_each_label_value_that_they_look_for_is_one_that_there_is() -> None:
     from visionagents_runner.models import EndReason, SessionStatus
     from visionagents_runner.prometheus.instruments import OUTCOMES
+    from visionagents_runner.waiting import FOR
 
     known = {
         "outcome": set(OUTCOMES),
@@ -72,6 +73,7 @@ def test_each_label_value_that_they_look_for_is_one_that_there_is() -> None:
         "status": set(SessionStatus.values),
         "state": {"running", "draining", "silent"},
         "how": {"speech", "text"},
+        "waits_for": set(FOR),
     }
     for query in [*QUERIES, *(rule["expr"] for rule in ALERTS)]:
         for label, values in re.findall(r'(\w+)=~?"([^"$]*)"', query):
@@ -114,12 +116,22 @@ tests:
       - {series: 'visionagents_starts_total{job="a",agent="x",outcome="started"}', values: "0+10x40"}
       - {series: 'visionagents_starts_total{job="a",agent="x",outcome="failed"}', values: "0+1x40"}
       - {series: 'visionagents_starts_total{job="a",agent="y",outcome="started"}', values: "0+10x40"}
+      - {series: 'visionagents_starts_total{job="a",agent="x",outcome="limit_reached"}', values: "0+6x40"}
+      - {series: 'visionagents_starts_placed_total{job="a",agent="x"}', values: "0+6x40"}
+      - {series: 'visionagents_starts_total{job="a",agent="y",outcome="limit_reached"}', values: "0+6x40"}
+      - {series: 'visionagents_starts_placed_total{job="a",agent="y"}', values: "0+5x40"}
       - {series: 'visionagents_overloaded{job="a",instance="w1"}', values: "0x20 1x20"}
       - {series: 'visionagents_cluster_sessions{job="a",instance="w1",agent="x",status="active"}', values: "19x40"}
       - {series: 'visionagents_cluster_sessions{job="a",instance="w2",agent="x",status="active"}', values: "19x40"}
       - {series: 'visionagents_cluster_capacity_sessions{job="a",instance="w1"}', values: "20x40"}
       - {series: 'visionagents_cluster_workers{job="a",instance="w1",state="running"}', values: "1x40"}
+      - {series: 'visionagents_cluster_queue_oldest_seconds{job="a",instance="w1",agent="x",waits_for="worker"}', values: "0+30x40"}
+      - {series: 'visionagents_cluster_queue_oldest_seconds{job="a",instance="w1",agent="x",waits_for="limit"}', values: "59x40"}
     alert_rule_test:
+      - eval_time: 2m
+        alertname: AgentSessionsWait
+      - eval_time: 30m
+        alertname: AgentSessionsHeldByLimit
       - eval_time: 15m
         alertname: AgentWorkerOverloaded
       - eval_time: 30m
@@ -128,6 +140,8 @@ tests:
       - {expr: 'count(ALERTS{alertstate="firing",alertname="AgentStartsFail",agent="x"})', eval_time: 30m, exp_samples: [{value: 1, labels: "{}"}]}
       - {expr: 'count(ALERTS{alertstate="firing",alertname="AgentStartsFail",agent="y"})', eval_time: 30m}
       - {expr: 'count(ALERTS{alertstate="firing",alertname="AgentWorkerOverloaded"})', eval_time: 30m, exp_samples: [{value: 1, labels: "{}"}]}
+      - {expr: 'count by (agent) (ALERTS{alertstate="firing",alertname="AgentStartsRefused"})', eval_time: 30m, exp_samples: [{value: 1, labels: '{agent="y"}'}]}
+      - {expr: 'count(ALERTS{alertstate="firing",alertname="AgentSessionsWait",agent="x"})', eval_time: 3m, exp_samples: [{value: 1, labels: "{}"}]}
       - {expr: 'count(ALERTS{alertstate="firing",alertname="AgentCapacityNearlyUsed"})', eval_time: 30m, exp_samples: [{value: 1, labels: "{}"}]}
 """  # noqa: E501
 

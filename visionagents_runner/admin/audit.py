@@ -67,6 +67,8 @@ def _of_event(session: AgentSession, event: SessionEvent) -> Line | None:
     data: dict[str, Any] = event.data if isinstance(event.data, dict) else {}
     by = str(data.get("by") or "")
     match event.kind:
+        case "requested" if data.get("restart_of"):
+            return Line(event.at, _("by itself"), _("Started again, because its worker was lost."), "")
         case "requested":
             who = session.started_by.get_username() if session.started_by else ""
             return Line(event.at, who, _("Asked for the session."), str(data.get("source") or session.source))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,8 @@ FORCED = Closing(
     ),
     log="Forced to close.",
 )
+ENDED_LOG = "Ended before it started."
+_NOT_STARTED = gettext_lazy("No worker has taken it yet: it ends now, and no agent joins the call.")
 
 
 def nothing_to_do(session: AgentSession, closing: Closing) -> str:
@@ -136,11 +138,15 @@ class ClosingAdmin(ReadOnlyAdmin[AgentSession]):
 
     def closings_for(self, request: HttpRequest, session: AgentSession) -> list[dict[str, Any]]:
         """The buttons that this user gets on the page of this session."""
-        return [
+        buttons = [
             {"url": self._url(request, closing), "label": closing.label, "force": closing.force}
             for closing in (GRACEFUL, FORCED)
             if self._permits(request, closing) and not nothing_to_do(session, closing)
         ]
+        if session.status == SessionStatus.QUEUED:
+            # Both ways do the same: nothing runs that could be forced.
+            return [{**button, "label": _("Close"), "force": False} for button in buttons[:1]]
+        return buttons
 
     def _permits(self, request: HttpRequest, closing: Closing) -> bool:
         return self.has_force_close_permission(request) if closing.force else self.has_close_permission(request)
@@ -174,9 +180,15 @@ class ClosingAdmin(ReadOnlyAdmin[AgentSession]):
         sessions = list(queryset)
         targets = [session for session in sessions if not nothing_to_do(session, closing)]
         keys = [session.pk for session in targets]
+        waited = [session.pk for session in targets if session.status == SessionStatus.QUEUED]
         store.request_close_sync(keys, by=request.user.get_username(), force=closing.force)
-        self._log(request, targets, closing)
-        self._tell(request, closing, done=len(targets), skipped=len(sessions) - len(targets))
+        # A worker may have taken one since: then that worker was asked.
+        never_ran = AgentSession.objects.ended().filter(pk__in=waited, worker__isnull=True)
+        ended = set(never_ran.order_by().values_list("pk", flat=True)) if waited else set()
+        asked = [session for session in targets if session.pk not in ended]
+        self._log(request, asked, closing.log)
+        self._log(request, [session for session in targets if session.pk in ended], ENDED_LOG)
+        self._tell(request, closing, done=len(asked), ended=len(ended), skipped=len(sessions) - len(targets))
         return HttpResponseRedirect(self._back(request, origin))
 
     def _confirm(
@@ -191,13 +203,16 @@ class ClosingAdmin(ReadOnlyAdmin[AgentSession]):
         ended = list(queryset.ended()[: _MOST_SKIPPED + 1])
         targets = [session for session in live[:MOST_AT_ONCE] if not nothing_to_do(session, closing)]
         skipped = [session for session in [*live[:MOST_AT_ONCE], *ended] if nothing_to_do(session, closing)]
+        only_queued = bool(targets) and all(session.status == SessionStatus.QUEUED for session in targets)
         context = {
             **self.admin_site.each_context(request),
-            "title": closing.title,
+            "title": _("Close before it starts?") if only_queued else closing.title,
             "subtitle": None,
             "opts": self.opts,
             "media": self.media,
             "closing": closing,
+            "explanation": _NOT_STARTED if only_queued else closing.explanation,
+            "label": _("Close") if only_queued else closing.label,
             "targets": [self._row(session, outcome(session, closing)) for session in targets],
             "skipped": [self._row(session, nothing_to_do(session, closing)) for session in skipped[:_MOST_SKIPPED]],
             "more_targets": len(live) > MOST_AT_ONCE,
@@ -238,15 +253,24 @@ class ClosingAdmin(ReadOnlyAdmin[AgentSession]):
         return ngettext("Close %d session", "Close %d sessions", count) % count
 
     @staticmethod
-    def _log(request: HttpRequest, sessions: Iterable[AgentSession], closing: Closing) -> None:
+    def _log(request: HttpRequest, sessions: list[AgentSession], message: str) -> None:
+        if not sessions:
+            return
         LogEntry.objects.log_actions(
             user_id=request.user.pk,  # type: ignore[arg-type]
-            queryset=list(sessions),
+            queryset=sessions,
             action_flag=CHANGE,
-            change_message=closing.log,
+            change_message=message,
         )
 
-    def _tell(self, request: HttpRequest, closing: Closing, *, done: int, skipped: int) -> None:
+    def _tell(self, request: HttpRequest, closing: Closing, *, done: int, ended: int, skipped: int) -> None:
+        if ended:
+            text = ngettext(
+                "%d session that waited has ended, and will not start.",
+                "%d sessions that waited have ended, and will not start.",
+                ended,
+            )
+            self.message_user(request, text % ended, messages.SUCCESS)
         if done and closing.force:
             text = ngettext("%d session was forced to close.", "%d sessions were forced to close.", done) % done
             self.message_user(request, text, messages.SUCCESS)

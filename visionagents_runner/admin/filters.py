@@ -80,7 +80,7 @@ class WorkerFilter(admin.SimpleListFilter):
         chosen = self._chosen()
         if chosen and str(chosen) not in choices:
             choices |= {str(worker.pk): self._name(worker) for worker in Worker.objects.filter(pk=chosen)}
-        return [*choices.items(), ("none", _("None (queued)"))]
+        return [*choices.items(), ("none", _("None took it"))]
 
     def queryset(self, request: HttpRequest, queryset: AgentSessionQuerySet) -> AgentSessionQuerySet:  # type: ignore[override]
         if self.value() is None:

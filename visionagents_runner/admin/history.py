@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.utils.translation import gettext as _
 
-from ..models import SessionEvent
+from ..models import EndReason, SessionEvent
 from . import display
+from .queued import link_to
 
 Details = list[tuple[str, str]]
 """Pairs of a quiet label, which may be "", and a text."""
 
 
-def details(event: SessionEvent) -> Details:
-    """Return what the event's data say. Whatever their shape, there is something: other versions wrote it too."""
+def details(event: SessionEvent, workers: Mapping[str, str] | None = None) -> Details:
+    """Return what the event's data say. Whatever their shape, there is something: other versions wrote it too.
+
+    ``workers`` are the names, by id, of those that the page knows.
+    """
     data = event.data if isinstance(event.data, dict) else {"": event.data}
+    if event.kind == "claimed" and "worker" in data:
+        return [(_("taken by"), (workers or {}).get(str(data["worker"]), str(data["worker"])))]
     describe = _DESCRIBED.get(event.kind)
     if describe is not None:
         try:
             return describe(data)
         except (KeyError, TypeError, AttributeError):
             pass
-    # PostgreSQL keeps keys in an order of its own.
-    return [(key, display.json_line(value)) for key, value in sorted(data.items()) if value is not None]
+    return _pairs(data)
 
 
 def _message(data: dict[str, Any]) -> Details:
@@ -73,7 +78,38 @@ def _dropped(data: dict[str, Any]) -> Details:
     return [(_("missing"), missing), (_("reason"), str(data.get("reason", "")))]
 
 
+def _requested(data: dict[str, Any]) -> Details:
+    lost = [(_("goes on for"), link_to(data["restart_of"]))] if data.get("restart_of") else []
+    others = {key: value for key, value in data.items() if key != "restart_of"}
+    return [*_pairs(others), *lost]
+
+
+def _postponed(data: dict[str, Any]) -> Details:
+    return [("", _("a limit is reached, it is tried again later:")), ("", str(data["reason"]))]
+
+
+def _requeued(data: dict[str, Any]) -> Details:
+    return [("", _("its worker gave it back before its agent was built")), *_pairs(data)]
+
+
+def _ended(data: dict[str, Any]) -> Details:
+    successor = [(_("goes on as"), link_to(data["restarted_as"]))] if data.get("restarted_as") else []
+    others = {key: value for key, value in data.items() if key not in {"reason", "restarted_as"}}
+    reason = str(data["reason"])
+    words = EndReason(reason).label if reason in EndReason.values else reason
+    return [(_("reason"), str(words)), *_pairs(others), *successor]
+
+
+def _pairs(data: dict[str, Any]) -> Details:
+    # PostgreSQL keeps keys in an order of its own.
+    return [(key, display.json_line(value)) for key, value in sorted(data.items()) if value not in (None, "")]
+
+
 _DESCRIBED: dict[str, Callable[[dict[str, Any]], Details]] = {
+    "requested": _requested,
+    "postponed": _postponed,
+    "requeued": _requeued,
+    "ended": _ended,
     "message": _message,
     "asked": _asked,
     "turn": _turn,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from datetime import timedelta
 from math import ceil
 
 from django.utils.translation import gettext as _
@@ -15,8 +16,10 @@ from django.utils.translation import gettext as _
 from ..models import AgentSession, SessionStatus, Worker
 from ..models.session import ENDED
 from ..models.worker import seconds_ago
+from ..waiting import LIMIT, WORKER, queues
 from . import display
 from .base import silent_worker
+from .queued import LONG
 
 MOST_COUNTED = 1000
 
@@ -56,7 +59,8 @@ def tiles(live: Counter[str]) -> list[Tile]:
     failed = _failed_in_a_day()
     return [
         Tile("live", _("live now"), _capped(live.total()), query="?group=live"),
-        Tile("starting", _("starting"), _capped(live["starting"]), _queued(live), query="?status__exact=starting"),
+        _queue(live),
+        Tile("starting", _("starting"), _capped(live["starting"]), query="?status__exact=starting"),
         Tile("closing", _("closing"), _capped(live["closing"]), _unreachable(live), query="?status__exact=closing"),
         Tile("failed", _("failed in 24 h"), _capped(failed), query="?status__exact=failed", bad=failed > 0),
         _join_time(),
@@ -85,8 +89,20 @@ def tabs(live: Counter[str], chosen: str | None, *, filtered: bool) -> list[Tab]
     ]
 
 
-def _queued(live: Counter[str]) -> str:
-    return _("%s queued") % live["queued"] if live["queued"] else ""
+def _queue(live: Counter[str]) -> Tile:
+    label, query = _("queued"), "?status__exact=queued"
+    if not live["queued"]:
+        return Tile("queued", label, _capped(0), query=query)
+    waiting: dict[str, timedelta] = {}
+    for (_agent, waits_for), queue in queues().items():
+        waiting[waits_for] = max(queue.oldest, waiting.get(waits_for, timedelta()))
+    if WORKER in waiting:
+        note, long = _("oldest %s") % display.units(waiting[WORKER]), waiting[WORKER] > LONG
+    elif LIMIT in waiting:
+        note, long = _("held by a limit, %s") % display.units(waiting[LIMIT]), waiting[LIMIT] > LONG
+    else:
+        note, long = _("none is due"), False
+    return Tile("queued", label, _capped(live["queued"]), note, query, bad=long)
 
 
 def _unreachable(live: Counter[str]) -> str:

@@ -19,12 +19,13 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from ..models import AgentSession, SessionEvent, Worker
+from ..models import AgentSession, SessionEvent, SessionStatus, Worker
 from . import display, live, overview
 from .base import silent_worker
 from .closing import ClosingAdmin
 from .dates import with_periods
 from .filters import AgentFilter, GroupFilter, StateFilter, WorkerFilter, search
+from .queued import in_short
 from .story import Story
 
 if TYPE_CHECKING:
@@ -81,6 +82,9 @@ class AgentSessionAdmin(ClosingAdmin):
         "ended",
         "duration",
         "reason",
+        "restart",
+        "due",
+        "expires",
     )
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
@@ -146,8 +150,12 @@ class AgentSessionAdmin(ClosingAdmin):
                 {"fields": ("created", "started", "joined", "close_requested", "ended", "duration")},
             ),
         ]
+        if obj is not None and obj.restartable and obj.is_live:
+            sections[1][1]["fields"] = (*sections[1][1]["fields"], "restart")
         if obj is not None and not obj.is_live:
             sections[-1][1]["fields"] = (*sections[-1][1]["fields"], "reason")
+        if obj is not None and obj.due_at is not None:
+            sections.append((gettext_lazy("Queue"), {"fields": ("due", "expires", "priority", "attempts")}))
         return sections
 
     def render_change_form(
@@ -227,6 +235,8 @@ class AgentSessionAdmin(ClosingAdmin):
 
     @admin.display(description=gettext_lazy("last event, end"), ordering="end_reason")
     def reason_mark(self, session: AgentSession) -> SafeString | str:
+        if session.status == SessionStatus.QUEUED:
+            return SafeString(in_short(session, _now(session)))
         if session.is_live:
             at, kind = getattr(session, "last_at", None), getattr(session, "last_kind", None)
             if at is None:
@@ -291,6 +301,18 @@ class AgentSessionAdmin(ClosingAdmin):
     @admin.display(description=gettext_lazy("end reason"))
     def reason(self, session: AgentSession) -> str:
         return session.get_end_reason_display() or display.NOTHING
+
+    @admin.display(description=gettext_lazy("restart"))
+    def restart(self, session: AgentSession) -> str:
+        return _("once, if its worker is lost")
+
+    @admin.display(description=gettext_lazy("due"))
+    def due(self, session: AgentSession) -> SafeString:
+        return display.moment(session.due_at)
+
+    @admin.display(description=gettext_lazy("expires"))
+    def expires(self, session: AgentSession) -> SafeString:
+        return display.moment(session.expires_at)
 
     @staticmethod
     def _worker(session: AgentSession, *, short: bool = False) -> SafeString:

@@ -17,11 +17,12 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from ..costs import DECIMAL_PLACES
-from ..models import KINDS_WITHOUT_WORDS, AgentSession, SessionEvent
+from ..models import KINDS_WITHOUT_WORDS, AgentSession, SessionEvent, SessionStatus
 from . import display
 from .audit import trail_of_session
 from .history import details
 from .latency import PARTS, latency
+from .queued import names_of, notices
 from .timeline import KINDS as TIMELINE_KINDS
 from .timeline import offset, timeline
 from .tracebacks import read_report
@@ -76,6 +77,7 @@ class Story:
             "tiles": tiles,
             "metrics": self._metrics(),
             "may_read": self.words,
+            "notices": notices(self.session, self.now),
         }
         if after is not None and after == self.session.event_seq:
             return quick
@@ -111,6 +113,7 @@ class Story:
         )
         known: list[tuple[str, datetime | None, str]] = [
             (_("requested"), session.created_at, _("via %s") % session.source if session.source else ""),
+            *([(_("taken by a worker"), self._taken_at(), "")] if session.due_at is not None else []),
             (_("built"), session.started_at, ""),
             (_("joined"), session.joined_at, ""),
             (_("first audio"), first_audio, ""),
@@ -121,7 +124,8 @@ class Story:
         known[1:] = sorted(known[1:], key=lambda step: (step[1] is None, step[1] or session.created_at))
         if session.ended_at is not None:
             # What never happened before the end will not happen after it.
-            known = [step for step in known if step[1] is not None or step[0] != _("first audio")]
+            optional = {_("first audio"), _("taken by a worker")}
+            known = [step for step in known if step[1] is not None or step[0] not in optional]
         steps, before = [], None
         for label, at, note in known:
             since = "" if at is None or before is None else f"+{display.duration(at - before, precise=True)}"
@@ -130,10 +134,18 @@ class Story:
             before = at or before
         return steps
 
+    def _taken_at(self) -> datetime | None:
+        """When a worker took it from the queue; None while it waits, also when one has given it back."""
+        if self.session.status == SessionStatus.QUEUED:
+            return None
+        taken = SessionEvent.objects.filter(session=self.session, seq__lte=_FIRST_EVENTS, kind="claimed")
+        return taken.order_by("-seq").values_list("at", flat=True).first()
+
     def _tiles_by_row(self) -> list[Tile]:
         session = self.session
         ran = display.duration(self.end - session.created_at, precise=not session.is_live)
-        tiles = [Tile("duration", _("duration"), ran, "" if session.ended_at else _("so far"))]
+        label = _("in the queue for") if session.status == SessionStatus.QUEUED else _("duration")
+        tiles = [Tile("duration", label, ran, "" if session.ended_at else _("so far"))]
         if not self.numbers:
             return tiles
         metrics = session.metrics if isinstance(session.metrics, dict) else {}
@@ -183,13 +195,14 @@ class Story:
         if after is not None:
             found = found.filter(seq__gte=after)  # and the one before, for the time since it
         newest = list(found.order_by("-seq")[: MOST_EVENTS + 1])
+        workers = names_of(newest, self.session.worker)
         lines: list[dict[str, Any]] = [
             {
                 "seq": event.seq,
                 "kind": event.kind,
                 "time": display.clock(event.at, fine=True),
                 "since": display.duration(event.at - before.at, precise=True) if before else "",
-                "data": details(event),
+                "data": details(event, workers),
                 "bad": event.kind in {"error", "dropped"},
             }
             for event, before in zip(newest, [*newest[1:], None], strict=False)  # none of none

@@ -13,6 +13,7 @@ from django.db.models.functions import Coalesce, Now
 from django.http import Http404
 from django.urls import reverse
 from django.utils.html import format_html
+from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -23,6 +24,7 @@ from . import display, live
 from .audit import log_of
 from .base import silent_worker
 from .draining import DrainingAdmin
+from .queued import free_places
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
@@ -105,6 +107,7 @@ class WorkerAdmin(DrainingAdmin):
             "watch_seconds": live.LIST_SECONDS,
             "is_live": worker.state != WorkerState.STOPPED,
             "audit": log_of(worker),
+            **self._agents_of(request, worker),
             **(self._sessions_of(worker) if self.can_see(request, AgentSession) else {}),
         }
 
@@ -140,6 +143,27 @@ class WorkerAdmin(DrainingAdmin):
                 "note": "",
             },
         ]
+
+    def _agents_of(self, request: HttpRequest, worker: Worker) -> dict[str, Any]:
+        """The agents that it hosts, each with its limit and the places that are free."""
+        runs, free = free_places(worker)
+        note = _takes_none(worker)
+        listed = reverse("admin:visionagents_runner_agentsession_changelist")
+        shown = self.can_see(request, AgentSession)
+        return {
+            "agents_note": note,
+            "agents": [
+                {
+                    "name": name,
+                    "url": f"{listed}?{urlencode({'worker': str(worker.pk), 'agent': name})}" if shown else "",
+                    "limit": _("none") if worker.agents[name] is None else display.number(worker.agents[name]),
+                    "runs": display.number(runs.get(name, 0)),
+                    "free": display.NOTHING if note else _("no limit") if places is None else display.number(places),
+                    "full": places == 0,
+                }
+                for name, places in sorted(free.items())
+            ],
+        }
 
     def _sessions_of(self, worker: Worker) -> dict[str, Any]:
         live = AgentSession.objects.live().filter(worker=worker).select_related("started_by")
@@ -228,6 +252,21 @@ def _drain_note(worker: Worker) -> str:
     if count:
         return f"{asked} {_('It takes no new sessions; those below go on until they end.')}"
     return f"{asked} {_('It runs no session: the process can be stopped.')}"
+
+
+def _takes_none(worker: Worker) -> str:
+    """Why the worker takes no new sessions, whatever its limits; "" if it does."""
+    if worker.state == WorkerState.STOPPED:
+        return _("It has stopped.")
+    if _is_silent(worker):
+        return _("It is silent: nobody knows whether it takes new sessions.")
+    if worker.state == WorkerState.DRAINING or worker.drain_requested_at is not None:
+        return _("It drains: it takes no new sessions.")
+    return _("It is overloaded: it takes no new sessions until that is over.") if _overloaded(worker) else ""
+
+
+def _overloaded(worker: Worker) -> bool:
+    return bool(worker.loop_lag.get("overloaded"))
 
 
 def _is_silent(worker: Worker) -> bool:

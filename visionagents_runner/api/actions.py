@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.http import HttpRequest
 
 from .. import store
-from ..exceptions import NotReady
+from ..exceptions import MaxConcurrentSessionsExceeded, NoWorker, RunnerError
 from ..identifiers import clean_call_part, clean_metadata
 from ..permissions import Access
+from ..placing import place
 from ..runner import Runner
 from ..session import LiveSession
 from ..worker import ensure_worker
@@ -17,10 +20,8 @@ from .paths import scope_of
 from .schemas import StartCallSession
 
 
-async def start(
-    request: HttpRequest, runner: Runner, call_id: str, body: StartCallSession, access: Access
-) -> LiveSession:
-    """Start a session, and return when its agent is built and joins.
+async def start(request: HttpRequest, runner: Runner, call_id: str, body: StartCallSession, access: Access) -> Found:
+    """Start a session, and return when its agent is built and joins: on another worker, if this one is full.
 
     The start does not depend on the client: one that goes away leaves a session that can be found and closed.
 
@@ -32,18 +33,33 @@ async def start(
         clean_call_part("call_id", call_id)
         clean_call_part("call_type", body.call_type)
         metadata = clean_metadata(body.metadata)
+        values: dict[str, Any] = {
+            "metadata": metadata,
+            "started_by_id": access.user_id,
+            "source": access.source,
+        }
         if scope_of(request) is None:
-            raise NotReady(
-                "Agents cannot run under WSGI: serve this project over ASGI (python manage.py serveagents)",
-                retry_after=60,
-            )
+            try:
+                return await place(launcher, call_id, body.call_type, **values)
+            except NoWorker as error:
+                raise NoWorker(
+                    f"{error}. Agents cannot run under WSGI: start `python manage.py serveagents` beside it",
+                    retry_after=60,
+                ) from None
         worker = await ensure_worker(runner)
-        if (reason := worker.not_ready_reason()) is not None:
+        refused: RunnerError | None = worker.not_ready_reason()
+        if refused is None:
+            try:
+                return await launcher.start_session(call_id, body.call_type, **values)
+            except MaxConcurrentSessionsExceeded as full:
+                refused = full
+        else:
             worker.instruments.refused(launcher.name)
-            raise reason
-        return await launcher.start_session(
-            call_id, body.call_type, metadata=metadata, started_by_id=access.user_id, source=access.source
-        )
+            if not worker.only_overloaded:
+                raise refused
+        session = await place(launcher, call_id, body.call_type, but=worker.id, refused=refused, **values)
+        worker.instruments.placed(launcher.name)
+        return session
     except Exception as error:
         raise start_error(error) from error
 

@@ -20,6 +20,7 @@ from ..exceptions import (
     NotReady,
     RunnerConfigurationError,
     SessionLimitExceeded,
+    StartDrained,
     StartFailed,
     StartTimeout,
 )
@@ -88,6 +89,11 @@ def start_error(error: Exception) -> APIError:
         case StartTimeout():
             headers = {"Retry-After": str(RETRY_AFTER_TIMEOUT_SECONDS)}
             return APIError(503, "The agent took too long to start", headers=headers, session_id=error.session_id)
+        case StartDrained():
+            headers = {"Retry-After": str(RETRY_AFTER_LIMIT_SECONDS)}
+            return APIError(503, str(error), headers=headers, session_id=error.session_id)
+        case StartFailed() if error.closed:
+            return APIError(409, str(error), session_id=error.session_id)
         case StartFailed():
             return APIError(500, "Failed to start agent", session_id=error.session_id)
         case RunnerConfigurationError():

@@ -11,7 +11,7 @@ from django.http import HttpRequest
 
 from .. import store
 from ..conf import get_settings
-from ..models import AgentSession
+from ..models import AgentSession, SessionStatus
 from ..permissions import Access
 from ..session import LiveSession
 from ..worker import current_worker
@@ -93,6 +93,33 @@ def describe(found: Found) -> dict[str, Any]:
         "joined_at": iso(found.joined_at),
         "ended_at": iso(found.ended_at),
     }
+
+
+async def detail(found: Found, access: Access) -> dict[str, Any]:
+    """Return the keys of `schemas.SessionDetail`, but for its cost. Only one that is lost takes a query."""
+    row = found.row if isinstance(found, LiveSession) else found
+    successor = await store.read(restarted_as, row) if found.status == SessionStatus.LOST else None
+    seen = successor is not None and access.sees(successor.started_by_id)
+    return {
+        **describe(found),
+        "metadata": found.metadata,
+        **queued_and_restarted(row),
+        "restarted_as": str(successor.pk) if successor is not None and seen else None,
+    }
+
+
+def queued_and_restarted(row: AgentSession) -> dict[str, Any]:
+    """Return what `schemas.SessionDetail` says of a row besides, as far as the row itself tells."""
+    # Both sessions are of the same person: who may see the one may see the other.
+    return {
+        "due_at": iso(row.due_at),
+        "restart_of": None if row.restart_of_id is None else str(row.restart_of_id),
+    }
+
+
+def restarted_as(row: AgentSession) -> AgentSession | None:
+    """Return the session that goes on for one that is lost, if there is one. Synchronous, for `store.read`."""
+    return AgentSession.objects.filter(restart_of=row.pk).only("started_by_id").first()
 
 
 def began(found: Found) -> str | None:

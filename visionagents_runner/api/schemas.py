@@ -25,6 +25,7 @@ Reason = Literal[
     "join_failed",
     "error",
     "worker_lost",
+    "expired",
 ]
 # Written out because an enumeration would be a reference, and ninja documents no references as parameters.
 assert set(get_args(Status)) == set(SessionStatus.values)
@@ -124,6 +125,15 @@ class Cost(Schema):
 
 class SessionDetail(SessionInfo):
     metadata: dict[str, Any]
+    due_at: Time | None = Field(
+        description="While it is queued no worker takes it earlier; null if it was never queued."
+    )
+    restart_of: SessionId | None = Field(
+        description="The session that this one goes on for, whose worker was lost; else null."
+    )
+    restarted_as: SessionId | None = Field(
+        description="The session that goes on for this one, whose worker was lost; else null."
+    )
     cost: Cost | None = Field(None, description="Only where prices are set, and for who may see metrics.")
 
 

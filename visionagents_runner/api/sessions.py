@@ -13,7 +13,7 @@ from ..permissions import Access, Action, authorize, rule_for
 from .actions import close, start
 from .bodies import parse_body
 from .errors import json_response
-from .found import call_of, describe, find_visible, priced
+from .found import call_of, detail, find_visible, priced
 from .listing import list_page
 from .routes import json_body, operation, runner_of
 from .schemas import AllFilters, Error, SessionDetail, SessionList, SessionStarted, StartError, StartSession, Success
@@ -22,6 +22,7 @@ router = Router(tags=["sessions"])
 
 START_ANSWERS = {
     429: (Error, "A limit on live sessions is reached."),
+    409: (StartError, "The session was closed while its agent was being built."),
     500: (StartError, "The agent could not be built; the row of the session keeps why."),
     503: (StartError, "Warming up, draining, or the agent took too long to start; says which."),
 }
@@ -46,7 +47,7 @@ async def start_session(request: HttpRequest) -> HttpResponse:
         body = parse_body(request, StartSession)
         access = await authorize(request, runner, Action.START, call_id=body.call_id, body=body)
     session = await start(request, runner, body.call_id, body, access)
-    return json_response({**describe(session), "metadata": session.metadata}, 201)
+    return json_response(await detail(session, access), 201)
 
 
 @operation(
@@ -78,7 +79,7 @@ async def get_session(request: HttpRequest, session_id: str) -> HttpResponse:
     cost = priced(found)
     if cost and not await _may_see_numbers(request, session_id):
         cost = {}
-    return json_response({**describe(found), "metadata": found.metadata, **cost})
+    return json_response({**await detail(found, access), **cost})
 
 
 @operation(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -11,6 +9,8 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Router
 
 from .. import speaking
+from ..asking import ask
+from ..models import CommandKind
 from ..permissions import Action, authorize, rule_for
 from ..session import LiveSession
 from .bodies import parse_body
@@ -19,15 +19,13 @@ from .found import call_of, find_visible
 from .routes import json_body, operation, runner_of
 from .schemas import Error, Respond, Say, Success
 
-logger = logging.getLogger(__name__)
-
 router = Router(tags=["live operations"])
 
 _ANSWERS: dict[int, tuple[Any, str]] = {
     202: (Success, "The agent was asked."),
     409: (
         Error,
-        "The session has ended, has not joined yet, or another worker runs it; or the agent cannot. Says which.",
+        "The session has ended, has not joined yet, or its worker is silent; or the agent cannot. Says which.",
     ),
     502: (Error, "The agent failed."),
     504: (Error, "The agent did not take it in time."),
@@ -46,7 +44,7 @@ _ERRORS = (401, 403, 404, 413, 422, 503)
 )
 async def say(request: HttpRequest, session_id: str) -> HttpResponse:
     """Word for word, past its model. The history of the session keeps who asked."""
-    return await _ask(request, session_id, Say, speaking.say)
+    return await _ask(request, session_id, Say, CommandKind.SAY)
 
 
 @operation(
@@ -60,12 +58,10 @@ async def say(request: HttpRequest, session_id: str) -> HttpResponse:
 )
 async def respond(request: HttpRequest, session_id: str) -> HttpResponse:
     """The model makes the words. Nobody on the call sees the instruction; the history of the session keeps it."""
-    return await _ask(request, session_id, Respond, speaking.respond)
+    return await _ask(request, session_id, Respond, CommandKind.RESPOND)
 
 
-async def _ask(
-    request: HttpRequest, session_id: str, model: type[Say | Respond], ask: Callable[..., Awaitable[None]]
-) -> HttpResponse:
+async def _ask(request: HttpRequest, session_id: str, model: type[Say | Respond], kind: CommandKind) -> HttpResponse:
     runner = runner_of(request)
     find_call_id = partial(call_of, request, session_id)
     allowed = partial(authorize, request, runner, Action.SPEAK, session_id=session_id, find_call_id=find_call_id)
@@ -77,17 +73,15 @@ async def _ask(
         body = parse_body(request, model)
         access = await allowed(body=body)
     session = await find_visible(request, session_id, access)
-    if not isinstance(session, LiveSession):
-        running = session.is_live
-        reason = "Another worker runs the session: ask that one" if running else "The session has ended"
-        raise APIError(409, reason)
     try:
-        await ask(session, body.text, interrupt=body.interrupt, by=access.name)
+        if isinstance(session, LiveSession):
+            await speaking.speak(session, kind, body.text, interrupt=body.interrupt, by=access.name)
+        else:
+            await ask(session.pk, kind, body.text, interrupt=body.interrupt, by=access.name)
     except speaking.CannotSpeak as error:
         raise APIError(409, str(error)) from None
     except TimeoutError:
         raise APIError(504, f"The agent did not take it within {speaking.SPEAK_SECONDS:g} seconds") from None
-    except Exception as error:
-        logger.error("The agent of session %s failed when it was asked to speak", session.id, exc_info=error)
-        raise APIError(502, "The agent failed; the server's log says why") from None
+    except speaking.AgentFailed as error:
+        raise APIError(502, str(error)) from None
     return json_response({"success": True}, 202)

@@ -7,15 +7,17 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from django.db.models import BooleanField, Case, Count, Value, When
 
 from .. import store
 from ..conf import get_settings
-from ..models import AgentSession, Worker
+from ..models import AgentSession, Turn, Worker
 from ..models.worker import seconds_ago
 from ..tasks import spawn
+from ..waiting import Queue, queues
 
 logger = logging.getLogger(__name__)
 
@@ -34,24 +36,25 @@ class Census:
     """Of those asked for in the last ENDED_HOURS, by agent and end reason."""
     workers: dict[str, int]
     """By state, one of them "silent": no heartbeat for longer than WORKER_TTL."""
+    queues: dict[tuple[str, str], Queue]
+    """By agent and what they wait for, one of `waiting.FOR`."""
     capacity: int | None
     """Of the workers that run and are not silent; None if one has no limit."""
 
 
 class Cluster:
-    """Asked at every scrape, it reads the database rarely: one query at a time, whose share of time is bounded."""
+    """Asked at every scrape, it reads the database rarely, and one of all workers counts for the others."""
 
     def __init__(self, track: Callable[[asyncio.Task[Any]], None]) -> None:
         self._track = track
         self._census: Census | None = None
         self._read_at = float("-inf")
-        self._fresh_seconds = _FRESH_SECONDS
         self._reading: asyncio.Task[None] | None = None
 
     async def census(self) -> Census | None:
         """Return what was read last; None if the database did not answer for a minute, or not in time."""
         age = time.monotonic() - self._read_at
-        if age > self._fresh_seconds:
+        if age > _FRESH_SECONDS:
             if self._reading is None or self._reading.done():
                 self._reading = spawn(self._read(), name="agent-census")
                 self._track(self._reading)
@@ -60,23 +63,40 @@ class Cluster:
         return self._census if age < _STALE_SECONDS else None
 
     async def _read(self) -> None:
-        began = time.monotonic()
         try:
-            self._census = await store.read(take_census)
+            self._census = await store.read(read_census)
         except store.DATABASE_ERRORS as error:
             logger.warning("Metrics lack the cluster's numbers: the database does not answer (%s)", error)
             return
-        self._read_at = now = time.monotonic()
-        # A long history takes long to count: then it is counted more rarely.
-        self._fresh_seconds = max(_FRESH_SECONDS, (now - began) / _SHARE)
+        self._read_at = time.monotonic()
 
 
-def take_census() -> Census:
-    sessions = AgentSession.objects.order_by()
-    live = sessions.live().values_list("agent", "status").annotate(count=Count("pk"))
-    # By the moment they were asked for, which has an index.
-    recent = sessions.ended().filter(created_at__gte=seconds_ago(ENDED_HOURS * 3600.0))
-    ended = recent.values_list("agent", "end_reason").annotate(count=Count("pk"))
+def read_census() -> Census:
+    """Return what some worker counted lately, or count, if it is time."""
+    now, before = _shared("census", _count_present), _shared("census of ends", _count_ends)
+    return Census(
+        live={(agent, status): count for agent, status, count in now["live"]},
+        ended={(agent, reason): count for agent, reason, count in before["ended"]},
+        workers=now["workers"],
+        queues={(agent, what): Queue(count, timedelta(seconds=oldest)) for agent, what, count, oldest in now["queues"]},
+        capacity=now["capacity"],
+    )
+
+
+def _shared(name: str, count: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    kept = Turn.objects.kept(name)
+    if not Turn.objects.take(name, _FRESH_SECONDS) and kept is not None:
+        return dict(kept)
+    began = time.monotonic()
+    counted = count()
+    # Many sessions, or a long history, take long to count: then it is done more rarely.
+    pause = max(_FRESH_SECONDS, (time.monotonic() - began) / _SHARE)
+    Turn.objects.keep(name, counted, next_in=pause, valid=2 * pause + _STALE_SECONDS)
+    return counted
+
+
+def _count_present() -> dict[str, Any]:
+    live = AgentSession.objects.order_by().live().values_list("agent", "status").annotate(count=Count("pk"))
     silent = When(heartbeat_at__lt=seconds_ago(get_settings().WORKER_TTL), then=Value(True))
     running = Worker.objects.running().order_by()
     rows = running.annotate(silent=Case(silent, default=Value(False), output_field=BooleanField()))
@@ -86,9 +106,11 @@ def take_census() -> Census:
         workers["silent" if is_silent else state] += 1
         if state == "running" and not is_silent:
             capacity = None if capacity is None or limit is None else capacity + limit
-    return Census(
-        live={(agent, status): count for agent, status, count in live},
-        ended={(agent, reason): count for agent, reason, count in ended},
-        workers=workers,
-        capacity=capacity,
-    )
+    waiting = [(*key, queue.count, queue.oldest.total_seconds()) for key, queue in queues().items()]
+    return {"live": list(live), "workers": workers, "queues": waiting, "capacity": capacity}
+
+
+def _count_ends() -> dict[str, Any]:
+    # By the moment they were asked for, which has an index.
+    recent = AgentSession.objects.order_by().ended().filter(created_at__gte=seconds_ago(ENDED_HOURS * 3600.0))
+    return {"ended": list(recent.values_list("agent", "end_reason").annotate(count=Count("pk")))}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from functools import cache
 from importlib.metadata import version
 from itertools import accumulate
@@ -21,6 +22,7 @@ from prometheus_client.registry import Collector
 from .. import __version__
 from ..looplag import BUCKETS
 from ..models import SessionStatus
+from ..waiting import FOR, TIME, Queue
 from .cluster import ENDED_HOURS, Census
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["OPENMETRICS", "TEXT", "expose"]
 
 _HERE = (SessionStatus.STARTING, SessionStatus.ACTIVE, SessionStatus.CLOSING)
+_EMPTY = Queue(0, timedelta())
 _LIVE = (SessionStatus.QUEUED, *_HERE, SessionStatus.UNREACHABLE)
 
 
@@ -109,6 +112,10 @@ def _sessions(numbers: dict[str, Any]) -> Iterator[Metric]:
     yield _by("sessions_started", "Sessions that this process has begun.", ("agent",), started, counter=True)
     warm = (((name,), agent["warmed_up"]) for name, agent in agents.items())
     yield _by("warmed_up", "Whether the agent is warmed up.", ("agent",), warm)
+    limits = [agent["max_concurrent_sessions"] for agent in agents.values()]
+    if None not in limits:
+        text = "Sessions that this process takes, of all its agents together; none if one has no limit."
+        yield _gauge("capacity_sessions", text, sum(limits))
     yield _gauge("running", "Whether the worker runs.", numbers["running"])
     yield _gauge("draining", "Whether the worker drains.", numbers["draining"])
 
@@ -151,6 +158,19 @@ def _cluster(census: Census | None, agents: Iterable[str]) -> Iterator[Metric]:
         f"Sessions of all workers that were asked for in the last {ENDED_HOURS} hours and have ended, by reason.",
         ("agent", "reason"),
         census.ended.items(),
+    )
+    queues = {(agent, waits_for): _EMPTY for agent in agents for waits_for in FOR} | census.queues
+    yield _by(
+        "cluster_queued_sessions",
+        "Sessions that wait: for a worker with room, for a limit over all workers, for the time when they are due.",
+        ("agent", "waits_for"),
+        ((key, queue.count) for key, queue in queues.items()),
+    )
+    yield _by(
+        "cluster_queue_oldest_seconds",
+        "How long the one has waited that could have started first; 0 if there is none.",
+        ("agent", "waits_for"),
+        ((key, queue.oldest.total_seconds()) for key, queue in queues.items() if key[1] != TIME),
     )
     workers = (((state,), count) for state, count in census.workers.items())
     yield _by("cluster_workers", "Workers that have not said goodbye, by state.", ("state",), workers)

@@ -37,6 +37,12 @@ class Instruments:
             ("agent", "outcome"),
             registry=registry,
         )
+        self._placed = Counter(
+            "visionagents_starts_placed",
+            "Starts that another worker took, because this one was full or overloaded: it counts them as refused too.",
+            ("agent",),
+            registry=registry,
+        )
         self._start_seconds = Histogram(
             "visionagents_start_duration_seconds",
             "From asking for a session to its agent being built and joining, for starts that succeeded.",
@@ -101,6 +107,7 @@ class Instruments:
         self._start_seconds.labels(agent)
         self._join_seconds.labels(agent)
         self._interrupted.labels(agent)
+        self._placed.labels(agent)
 
     @contextmanager
     def starting(self, agent: str) -> Iterator[None]:
@@ -121,6 +128,10 @@ class Instruments:
     def refused(self, agent: str) -> None:
         """Count a start that was not even tried, because the worker takes none now."""
         self._starts.labels(agent, "not_ready").inc()
+
+    def placed(self, agent: str) -> None:
+        """Count a start that was refused here and went well on another worker."""
+        self._placed.labels(agent).inc()
 
     def joined(self, agent: str, seconds: float) -> None:
         self._join_seconds.labels(agent).observe(seconds)
