@@ -63,7 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds; says little, exits with 0")
     parser.add_argument("--json", metavar="FILE", help="write the values there too")
     parser.add_argument(
-        "--database-url", default="", metavar="URL", help="postgresql://...; a database of its own is made there"
+        "--database-url",
+        default="",
+        metavar="URL",
+        help="postgresql://... or mysql://...; a database of its own is made there",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""A database that is only the benchmark's: a SQLite file a server, or one of its own on a PostgreSQL server."""
+"""A database that is only the benchmark's: a SQLite file, or one of its own on a PostgreSQL or MariaDB server."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from .processes import ROOT, die_with_parent, environment
 
-_TABLES = ("sessionevent", "agentsession", "slot", "worker")
+_TABLES = ("webhookdelivery", "sessioncommand", "sessionevent", "agentsession", "slot", "worker")
 _COUNT = "SELECT worker_id, COUNT(*) FROM visionagents_runner_agentsession WHERE status = 'active' GROUP BY worker_id"
 
 
@@ -51,9 +51,14 @@ class Database:
             assert self._template is not None
             shutil.copy(self._template, self._path)
         else:
-            names = ", ".join(f"visionagents_runner_{name}" for name in _TABLES)
-            with _postgres(self.url) as connection:
-                connection.execute(f"TRUNCATE {names} CASCADE")
+            names = [f"visionagents_runner_{name}" for name in _TABLES]
+            with _server(self.url) as execute:
+                if _is_postgres(self.url):
+                    execute(f"TRUNCATE {', '.join(names)} CASCADE")
+                else:
+                    execute("SET FOREIGN_KEY_CHECKS = 0")
+                    for name in names:
+                        execute(f"TRUNCATE {name}")
         return self.url
 
     def active_by_worker(self) -> dict[str, int]:
@@ -61,8 +66,8 @@ class Database:
         if self._path is not None:
             with closing(sqlite3.connect(self._path, timeout=20)) as connection:
                 return dict(connection.execute(_COUNT).fetchall())
-        with _postgres(self.url) as connection:
-            return {str(worker): count for worker, count in connection.execute(_COUNT).fetchall()}
+        with _server(self.url) as execute:
+            return {str(worker): count for worker, count in execute(_COUNT)}
 
 
 @contextmanager
@@ -73,18 +78,22 @@ def database(url: str, folder: Path) -> Iterator[Database]:
         yield _migrated(Database(f"sqlite:///{path}", f"SQLite {sqlite3.sqlite_version}", path))
         return
     parts = urlsplit(url)
-    if parts.scheme not in {"postgres", "postgresql"}:
-        raise SystemExit(f"--database-url takes postgresql://, not {parts.scheme}://")
+    if not _is_postgres(url) and parts.scheme not in {"mysql", "mariadb"}:
+        raise SystemExit(f"--database-url takes postgresql:// or mysql://, not {parts.scheme}://")
     name = f"visionagents_benchmark_{os.getpid()}"
-    with _postgres(url) as connection:
-        version = connection.execute("SHOW server_version").fetchone()[0].split()[0]
-        connection.execute(f'CREATE DATABASE "{name}"')
+    if not _is_postgres(url):
+        url = urlunsplit(parts._replace(path="/"))  # the database that it names need not exist
+    with _server(url) as execute:
+        [[version]] = execute("SHOW server_version" if _is_postgres(url) else "SELECT VERSION()")
+        execute(f"CREATE DATABASE {name}")
+    kind = "PostgreSQL" if _is_postgres(url) else "MariaDB" if "MariaDB" in version else "MySQL"
+    label = f"{kind} {version.split()[0].split('-')[0]}"
     try:
         own = urlunsplit(parts._replace(path=f"/{name}"))
-        yield _migrated(Database(own, f"PostgreSQL {version}", None))
+        yield _migrated(Database(own, label, None))
     finally:
-        with _postgres(url) as connection:
-            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+        with _server(url) as execute:
+            execute(f"DROP DATABASE {name}{' WITH (FORCE)' if _is_postgres(url) else ''}")
 
 
 def _migrated(made: Database) -> Database:
@@ -92,9 +101,34 @@ def _migrated(made: Database) -> Database:
     return made
 
 
-@contextmanager
-def _postgres(url: str) -> Iterator[Any]:
-    import psycopg
+def _is_postgres(url: str) -> bool:
+    return urlsplit(url).scheme in {"postgres", "postgresql"}
 
-    with psycopg.connect(url, autocommit=True) as connection:
-        yield connection
+
+@contextmanager
+def _server(url: str) -> Iterator[Callable[[str], list[Any]]]:
+    """Yield what executes a statement there and returns its rows."""
+    connection: Any
+    if _is_postgres(url):
+        import psycopg
+
+        connection = psycopg.connect(url, autocommit=True)
+    else:
+        import MySQLdb
+
+        parts = urlsplit(url)
+        connection = MySQLdb.connect(
+            host=parts.hostname or "127.0.0.1",
+            port=parts.port or 3306,
+            user=unquote(parts.username or "root"),
+            password=unquote(parts.password or ""),
+            database=parts.path.removeprefix("/"),
+            autocommit=True,
+        )
+    with closing(connection), closing(connection.cursor()) as cursor:
+
+        def execute(statement: str) -> list[Any]:
+            cursor.execute(statement)
+            return list(cursor.fetchall()) if cursor.description else []
+
+        yield execute

@@ -106,6 +106,6 @@ def _reached(url: str) -> Iterator[tuple[str, Any]]:
 
         yield url, lock
         return
-    with Proxy(parts.hostname or "127.0.0.1", parts.port or 5432) as proxy:
+    with Proxy(parts.hostname or "127.0.0.1", parts.port or (3306 if parts.scheme == "mysql" else 5432)) as proxy:
         user = f"{parts.username}@" if parts.username else ""
         yield urlunsplit(parts._replace(netloc=f"{user}127.0.0.1:{proxy.port}")), proxy.sever

@@ -1,0 +1,23 @@
+"""Settings of a worker of the fleet: the project's as in production, on DATABASE_URL and REDIS_URL."""
+
+from __future__ import annotations
+
+import json
+import os
+
+os.environ.setdefault("SECRET_KEY", "cluster-only")
+os.environ["DEBUG"] = "0"
+
+from project.settings import *  # noqa: F403
+
+ALLOWED_HOSTS = ["*"]
+ROOT_URLCONF = "tests.cluster.urls"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = False
+
+# A busy machine must not have a start refused: the loop's lag is tested elsewhere.
+VISIONAGENTS_RUNNER = {
+    "RUNNER": "tests.cluster.agents.runner",
+    "ALLOW_LOCAL": True,
+    "LOOP_LAG_LIMIT": 0,
+    **json.loads(os.environ.get("CLUSTER_SETTINGS", "{}")),
+}
