@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import Error, Locator, Page, expect
 
 SECONDS = 15_000.0
 """How long to wait for something, in milliseconds: a machine that tests may be busy."""
@@ -34,7 +34,12 @@ class CallPage:
 
     async def connected(self, transport: str) -> None:
         """Wait until sound goes by "webrtc" or "websocket"."""
-        await self.page.locator(f"html[data-transport={transport}][data-media=connected]").wait_for(timeout=SECONDS)
+        try:
+            await self.page.locator(f"html[data-transport={transport}][data-media=connected]").wait_for(timeout=SECONDS)
+        except Error as error:
+            at = await self.page.locator("html").evaluate("html => ({...html.dataset})")
+            said = await self.transcript.inner_text()
+            raise AssertionError(f"No sound by {transport}: {at}, {self.problems}, {said}") from error
 
     async def say(self, text: str) -> None:
         await self.page.get_by_role("textbox", name="Type to the agent").fill(text)

@@ -57,6 +57,7 @@ export class Sound extends EventTarget {
 
   async playStream(stream) {
     await this.#play(stream);
+    if (this.element.srcObject !== stream) return; // something else plays by now, or nothing
     this.#remote?.stop();
     this.#remote = await this.#meter(stream, "remote");
   }
@@ -68,7 +69,8 @@ export class Sound extends EventTarget {
     const destination = this.#context.createMediaStreamDestination();
     node.connect(destination);
     node.port.onmessage = ({ data }) => onreport(data);
-    await this.playStream(destination.stream);
+    // Not awaited: a busy browser takes its time to begin playing, and what there is to play has to be asked for.
+    this.playStream(destination.stream).catch(() => {});
     return {
       take: (frame) => node.port.postMessage(frame, [frame]),
       stop: () => node.disconnect(),

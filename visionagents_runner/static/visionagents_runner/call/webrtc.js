@@ -79,6 +79,7 @@ export class WebRTC extends EventTarget {
     if (this.#closed) return;
     await this.#pc.setLocalDescription();
     await this.#gathered();
+    if (this.#closed) return; // the call goes on another way, and the server would take this for a new beginning
     const { sdp } = this.#pc.localDescription;
     if (!sdp.includes("a=candidate:")) throw new Error("the browser found no network address to offer");
     const id = `offer-${++this.#offers}`;
