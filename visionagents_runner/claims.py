@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 _A_ROUND = 4
 """Sessions that are taken before others get a turn: a burst is spread over the workers instead of filling one."""
+_MOST_CALLS = 50
+"""Calls that one query is about: databases take a limited number of parameters."""
 _PAUSE_SECONDS = 0.005
 _FULLER_SECONDS = 0.02
 """How much longer a worker that is almost full waits than an empty one."""
@@ -71,6 +73,8 @@ class Claims:
         self._task: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
         self._undo: list[Callable[[], None]] = []
+        self._freed: list[AgentSession] = []
+        """Sessions that have ended, while others may wait for their places."""
 
     async def open(self) -> None:
         """Take queued sessions from now on, as soon as an agent is warm."""
@@ -150,11 +154,25 @@ class Claims:
         """There may be something to take."""
         self._hinted.set()
 
+    def freed(self, ended: AgentSession) -> None:
+        """A session has ended, and with it its place under limits that may hold back others.
+
+        Those are tried again at once, the most urgent first: left to their own time, all that comes meanwhile would
+        be before them.
+        """
+        launcher = self._worker.launchers.get(ended.agent)
+        if self._task is not None and launcher is not None and launcher.limits.over_all:
+            self._freed.append(ended)
+            self.hint()
+
     def _queued_here(self) -> None:
         """This process queued something."""
         if self._engine is not None:
             return
         self.hint()
+        self._tell_others()
+
+    def _tell_others(self) -> None:
         if self._link is not None:
             from .feeds.link import QUEUE_GROUP
 
@@ -197,13 +215,32 @@ class Claims:
                 await asyncio.sleep(interval)
 
     async def _look(self) -> None:
+        if self._freed:
+            await self._take_held_back()
         while room := self.room():
             overdue = _OVERDUE_SECONDS if self._engine is not None else 0.0
             await asyncio.sleep(self.deference())
             rows = await store.due(list(room), _A_ROUND, overdue=overdue)
             outcomes = [await self._take(row) for row in rows if row.agent in self.room()]
-            if Placed.STARTED not in outcomes and Placed.POSTPONED not in outcomes:
+            if not {Placed.STARTED, Placed.POSTPONED, Placed.GONE} & set(outcomes):
                 return
+
+    async def _take_held_back(self) -> None:
+        freed, self._freed = self._freed, []
+        agents = {row.agent for row in freed}
+        if get_settings().MAX_SESSIONS is not None:
+            agents.update(self.agents)
+        rows = await store.hurry(
+            max(_A_ROUND, len(freed)),
+            agents=agents,
+            calls={(row.call_type, row.call_id) for row in freed[:_MOST_CALLS]},
+            users={row.started_by_id for row in freed if row.started_by_id is not None},
+        )
+        for row in rows:
+            if row.agent in self.room():
+                await self._take(row)
+        if rows:
+            self._tell_others()
 
     def deference(self) -> float:
         """Return how long to let others go first, in seconds: the fuller, the longer."""
@@ -214,7 +251,7 @@ class Claims:
 
     async def _take(self, row: AgentSession) -> Placed:
         launcher = self._worker.launchers.get(row.agent)
-        if launcher is None or launcher.is_giving_back(row.pk):
+        if launcher is None or row.pk in launcher.giving_back:
             return Placed.NO_ROOM
         try:
             session = await launcher.start_queued(row)

@@ -17,6 +17,7 @@ from . import queue
 from .exceptions import InvalidInput
 from .identifiers import clean_call_part, clean_metadata
 from .models import AgentSession, SessionStatus
+from .models.worker import in_seconds
 
 PRIORITIES = range(-100, 101)
 _MAX_SOURCE_LENGTH = 32
@@ -55,20 +56,22 @@ def dispatch(
     """
     from .runner import get_runner
 
+    due_at, due_in = _moment("at", at)
+    expires, expires_in = _moment("expires_at", expires_at)
     row = AgentSession(
         agent=get_runner().launcher(agent).name,
         call_id=clean_call_part("call_id", call_id),
         call_type=clean_call_part("call_type", call_type),
         metadata=clean_metadata(metadata),
         status=SessionStatus.QUEUED,
-        due_at=_moment("at", at),
-        expires_at=_moment("expires_at", expires_at),
+        due_at=due_at,
+        expires_at=expires,
         priority=_clean_priority(priority),
         started_by=started_by,
         source=source[:_MAX_SOURCE_LENGTH],
         created_at=timezone.now(),
     )
-    if row.expires_at is not None and row.expires_at <= (row.due_at or timezone.now()):
+    if expires_in is not None and expires_in <= max(due_in or timedelta(), timedelta()):
         raise InvalidInput("expires_at", "must be later than the start")
     insert_queued(row)
     return row
@@ -93,16 +96,18 @@ def _clean_priority(priority: Any) -> int:
     return priority
 
 
-def _moment(name: str, value: Any) -> datetime | None:
+def _moment(name: str, value: Any) -> tuple[Any, timedelta | None]:
+    """Return what the row is given, and how long from now that is. An interval is reckoned by the database's clock."""
     if value is None:
-        return None
+        return None, None
     if isinstance(value, timedelta):
         try:
-            return timezone.now() + value
+            timezone.now() + value
         except OverflowError:
             raise InvalidInput(name, "is too far away") from None
+        return in_seconds(value.total_seconds()), value
     if not isinstance(value, datetime):
         raise InvalidInput(name, f"must be a datetime or a timedelta, not {type(value).__name__}")
     if timezone.is_naive(value):
         raise InvalidInput(name, "must be aware: give it a time zone (django.utils.timezone.make_aware)")
-    return value
+    return value, value - timezone.now()

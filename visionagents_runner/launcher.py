@@ -433,9 +433,10 @@ class AgentLauncher:
             created_at=datetime.now(UTC),
         )
 
-    def is_giving_back(self, key: uuid.UUID) -> bool:
-        """Whether it is not known if this worker has taken a session from the queue: it takes that one not again."""
-        return key in self._unclaiming
+    @property
+    def giving_back(self) -> AbstractSet[uuid.UUID]:
+        """The sessions of which it is not known if this worker has taken them from the queue: not to be taken again."""
+        return self._unclaiming
 
     async def start_queued(self, row: AgentSession) -> LiveSession | None:
         """Take a session from the queue and begin it, without waiting for its agent. None if it is not there any more.
@@ -505,7 +506,9 @@ class AgentLauncher:
             session.request_close(by="drain", reason=worker.closing_reason)
         return session
 
-    def _limits(self) -> Limits:
+    @property
+    def limits(self) -> Limits:
+        """The limits in force for its sessions."""
         from .conf import get_settings
         from .store import Limits
 
@@ -525,7 +528,7 @@ class AgentLauncher:
 
         try:
             async with asyncio.timeout(_ADMIT_SECONDS):
-                await store.admit(row, self._limits())
+                await store.admit(row, self.limits)
         except store.DATABASE_ERRORS as error:
             logger.error("A session could not be admitted: %s", error)
             raise NotReady("The database does not answer") from error
@@ -544,7 +547,7 @@ class AgentLauncher:
         assert worker is not None
         try:
             async with asyncio.timeout(_ADMIT_SECONDS):
-                claimed = await store.claim(row, self._limits(), restartable=self.restart is not None)
+                claimed = await store.claim(row, self.limits, restartable=self.restart is not None)
         except (TimeoutError, *store.DATABASE_ERRORS) as error:
             # It may be this worker's now, or become so. Whatever it is behind, this comes after it on the same thread.
             self._unclaiming.add(row.pk)
@@ -552,8 +555,9 @@ class AgentLauncher:
             giving_back.add_done_callback(lambda task: self._unclaiming.discard(row.pk))
             self.track(giving_back)
             raise NotReady("The database does not answer") from error
-        if claimed and worker.not_taking() is not None:
-            # A drain began meanwhile, and nobody waits for this start here: another worker is better.
+        if claimed and (worker.not_taking() is not None or worker.lease.runs_out):
+            # A drain began meanwhile, or this process was frozen, and nobody waits for this start here: another worker
+            # is better.
             await store.unclaim(row, worker.id)
             return False
         row.restartable = self.restart is not None and row.restart_of_id is None

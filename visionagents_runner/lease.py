@@ -54,8 +54,16 @@ class Lease:
         """
         return boot_time() - self._steady_since >= get_settings().WORKER_TTL
 
+    @property
+    def runs_out(self) -> bool:
+        """Whether others are about to take this worker for dead: what it took on now, it would lose."""
+        return boot_time() - self._renewed_at >= get_settings().WORKER_TTL * STOP_AFTER
+
+    @property
+    def check_seconds(self) -> float:
+        """How often to `check`, so that the force comes well before the time-to-live ends."""
+        return min(1.0, get_settings().WORKER_TTL * (1 - FORCE_AFTER) / 3)
+
     def check(self) -> None:
-        silent = boot_time() - self._renewed_at
-        ttl = get_settings().WORKER_TTL
-        if silent >= ttl * STOP_AFTER:
-            self._stop(force=silent >= ttl * FORCE_AFTER)
+        if self.runs_out:
+            self._stop(force=boot_time() - self._renewed_at >= get_settings().WORKER_TTL * FORCE_AFTER)

@@ -7,14 +7,12 @@ as if nobody had asked.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-
-from django.utils import timezone
 
 from . import store
 from .conf import get_settings
@@ -31,6 +29,7 @@ from .exceptions import (
     StartTimeout,
 )
 from .models import AgentSession, EndReason, SessionEvent, SessionStatus
+from .models.worker import in_seconds
 from .session import TOOK_TOO_LONG
 from .tasks import spawn
 
@@ -46,8 +45,12 @@ _CLAIMED_SECONDS = 30.0
 """What a worker may take for a session besides building its agent."""
 _LONGER_SECONDS = 60.0
 """For how long whoever waits may be unable to withdraw it, before it expires by itself."""
+_GIVE_UP_SECONDS = 2.0
 _FULL_SECONDS = 0.2
 
+logger = logging.getLogger(__name__)
+
+_giving_up: set[asyncio.Task[None]] = set()
 _full_until: dict[str, float] = {}
 """Until when each agent's workers count as full without another look."""
 
@@ -108,14 +111,27 @@ class _Placement:
     async def run(self) -> AgentSession:
         timeout = get_settings().PLACE_TIMEOUT
         # Whoever waits here withdraws it; should this process end first, it is not started for nobody much later.
-        self._row.expires_at = timezone.now() + timedelta(seconds=timeout + _LONGER_SECONDS)
+        self._row.expires_at = in_seconds(timeout + _LONGER_SECONDS)
         undo = self._listen()
         try:
-            await store.write(insert_queued, self._row)
-            await self._until_claimed(time.monotonic() + timeout)
+            try:
+                await store.write(insert_queued, self._row)
+                await self._until_claimed(time.monotonic() + timeout)
+            except store.DATABASE_ERRORS:
+                # It may be queued, or even taken by now, and nobody is told of it.
+                giving_up = spawn(self._give_up(), name=f"place-give-up-{self._row.pk}")
+                _giving_up.add(giving_up)
+                giving_up.add_done_callback(_giving_up.discard)
+                await asyncio.wait({giving_up}, timeout=_GIVE_UP_SECONDS)
+                raise
             return await self._until_started()
         finally:
             undo()
+
+    async def _give_up(self) -> None:
+        key = self._row.pk
+        if not await store.persist(AgentSession.objects.withdraw, key):
+            await store.persist(store.request_close_sync, [key], by="place")
 
     def _listen(self) -> Callable[[], None]:
         """Be told by whichever worker takes it, where a channel layer reaches this process."""
@@ -144,12 +160,16 @@ class _Placement:
         while True:
             await self._wait(delay)
             delay = min(delay * 1.5, _SLOWEST_POLL_SECONDS)
-            row = await self._read()
-            if row.status != SessionStatus.QUEUED:
-                return
-            problem = await self._hopeless(row, deadline)
-            if problem is not None and await store.write(AgentSession.objects.withdraw, row.pk):
-                raise problem
+            try:
+                row = await self._read()
+                if row.status != SessionStatus.QUEUED:
+                    return
+                problem = await self._hopeless(row, deadline)
+                if problem is not None and await store.write(AgentSession.objects.withdraw, row.pk):
+                    raise problem
+            except store.DATABASE_ERRORS:
+                if time.monotonic() >= deadline:
+                    raise
 
     async def _hopeless(self, row: AgentSession, deadline: float) -> RunnerError | None:
         """Return why it is not worth waiting for a worker any longer; None while it is."""
@@ -170,7 +190,13 @@ class _Placement:
         deadline = time.monotonic() + patience
         delay = _POLL_SECONDS
         while True:
-            row = await self._read()
+            try:
+                row = await self._read()
+                if row.end_reason == EndReason.WORKER_LOST and (successor := await self._successor()) is not None:
+                    self._row = row = successor  # the worker died over it, and another one starts it again
+            except store.DATABASE_ERRORS as error:
+                logger.warning("Whether session %s has started is not known: %s", self._row.pk, error)
+                row = self._row
             if row.started_at is not None:
                 return row
             if not row.is_live:
@@ -199,6 +225,9 @@ class _Placement:
             async with asyncio.timeout(seconds):
                 await self._news.wait()
         self._news.clear()
+
+    async def _successor(self) -> AgentSession | None:
+        return await store.read(AgentSession.objects.filter(restart_of=self._row.pk).first)
 
     async def _read(self) -> AgentSession:
         row = await store.get_session(self._row.pk)

@@ -215,12 +215,16 @@ class LiveSession:
         """
         if self.finished:
             return
-        if self._close_reason is None:
+        first = self._close_reason is None
+        # What is closed because its worker may be lost is started again elsewhere, unless somebody wants it closed.
+        unwanted = self._close_reason is EndReason.WORKER_LOST and reason is EndReason.REQUESTED
+        if first or unwanted:
             self._close_reason, self._close_by, self._close_error = reason, by or reason.value, error
+            if reason is not EndReason.WORKER_LOST:  # nobody asked for that
+                self._write(self.row.mark_closing, by=self._close_by, force=force)
+        if first:
             self._close_event.set()
             self.status = SessionStatus.CLOSING
-            if reason is not EndReason.WORKER_LOST:  # nobody asked for that: it may be started again
-                self._write(self.row.mark_closing, by=self._close_by, force=force)
             logger.info("Closing session %s: %s", self.id, by or reason.value, extra=self._extra())
             if self._stage is not None:
                 self._stage.cancel()
@@ -248,7 +252,7 @@ class LiveSession:
 
     def abandon(self) -> None:
         """Wait for nothing any more, not even for the database; for a process that has to end."""
-        self.request_close(force=True)
+        self.request_close(force=True, reason=self._close_reason or EndReason.REQUESTED)
         self._gave_up.set()
 
     def check_limits(self) -> None:
@@ -319,6 +323,8 @@ class LiveSession:
         except Exception:
             logger.exception("Closing the agent of session %s failed", self.id, extra=self._extra())
             problem = traceback.format_exc()
+        if reason is EndReason.WORKER_LOST and self._close_reason is EndReason.REQUESTED:
+            reason, error = self._close_reason, self._close_error  # somebody wanted it closed while it was closing
         error = "\n".join(filter(None, (error, problem)))
         await self._uncancelled(self._finish(reason, error), None)
 

@@ -40,6 +40,7 @@ from .models import AgentSession, EndReason, EventLine, SessionCommand, SessionE
 from .models.worker import seconds_ago
 from .mysql import limit_seconds
 from .process import ProcessIdentity, is_known_dead
+from .signals import session_ended
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -256,6 +257,11 @@ class Limits:
     in_all: int | None = None
     """Over all agents and workers."""
 
+    @property
+    def over_all(self) -> bool:
+        """Whether one of those over all workers is in force: a queued session may be held back by it."""
+        return any(limit is not None for limit in (self.per_call, self.per_agent, self.per_user, self.in_all))
+
 
 async def admit(session: AgentSession, limits: Limits) -> None:
     """Insert the row of a new session if the limits allow it, or raise and insert nothing.
@@ -371,6 +377,13 @@ async def postpone(key: uuid.UUID, seconds: float, *, why: str) -> bool:
     return await write(AgentSession.objects.postpone, key, seconds, why=why)
 
 
+async def hurry(
+    most: int, *, agents: Iterable[str], calls: Iterable[tuple[str, str]], users: Iterable[Any]
+) -> list[AgentSession]:
+    """See `AgentSessionQuerySet.hurry`."""
+    return await write(AgentSession.objects.hurry, most, agents=agents, calls=calls, users=users)
+
+
 async def places_elsewhere(agent: str, *, but: uuid.UUID | None = None) -> int | None:
     """Return how many more sessions of ``agent`` other workers than ``but`` could take now.
 
@@ -455,15 +468,49 @@ def request_close_sync(pks: Iterable[uuid.UUID | str], *, by: str = "", force: b
     """
     keys = [pk if isinstance(pk, uuid.UUID) else uuid.UUID(pk) for pk in pks]
     sessions = AgentSession.objects.filter(pk__in=keys)
-    count = sessions.request_close(by=by, force=force)
+    asked, ended = sessions.request_close(by=by, force=force)
+    count = len(asked) + len(ended)
     if force:
         silent = Q(worker__isnull=True) | Q(worker__state=WorkerState.STOPPED)
         silent |= Q(worker__heartbeat_at__lt=seconds_ago(get_settings().WORKER_TTL))
         orphans = list(sessions.live().filter(silent).values_list("pk", flat=True))
-        AgentSession.objects.filter(pk__in=orphans).finish(EndReason.REQUESTED, data={"by": by, "orphan": True})
+        orphaned = AgentSession.objects.filter(pk__in=orphans)
+        ended += orphaned.finish(EndReason.REQUESTED, data={"by": by, "orphan": True})
     told = partial(_tell_of_close, keys, by, force)
     transaction.on_commit(told, using=router.db_for_write(AgentSession), robust=True)
+    if ended:
+        told = partial(_tell_of_ends, ended, EndReason.REQUESTED)
+        transaction.on_commit(told, using=router.db_for_write(AgentSession), robust=True)
     return count
+
+
+EndListener = Callable[[Sequence[uuid.UUID], EndReason], None]
+_end_listeners: list[EndListener] = []
+
+
+def on_end(listener: EndListener) -> Callable[[], None]:
+    """Have ``listener(session ids, reason)`` called, on any thread, when this process has ended sessions on their rows.
+
+    The worker tells of them on its loop; where none runs, that is done on the thread that ended them. Returns a
+    function that ends it.
+    """
+    _end_listeners.append(listener)
+
+    def remove() -> None:
+        with suppress(ValueError):
+            _end_listeners.remove(listener)
+
+    return remove
+
+
+def _tell_of_ends(keys: Sequence[uuid.UUID], reason: EndReason) -> None:
+    listeners = list(_end_listeners)
+    for listener in listeners:
+        listener(keys, reason)
+    if not listeners:
+        told = {"status": reason.status.value, "end_reason": reason.value}
+        for key in keys:
+            session_ended.send_robust(AgentSession, session_id=str(key), **told)
 
 
 def _tell_of_close(keys: Sequence[uuid.UUID], by: str, force: bool) -> None:
@@ -510,11 +557,12 @@ async def live_sessions_of(worker: Worker) -> list[uuid.UUID]:
     return await read(lambda: list(mine.order_by().values_list("pk", flat=True)))
 
 
-async def declare_lost(session_ids: Sequence[uuid.UUID], why: str) -> list[uuid.UUID]:
-    """End those of these sessions that are live, as lost. Returns their ids."""
+async def end_not_begun(worker: Worker, session_ids: Sequence[uuid.UUID], why: str) -> list[uuid.UUID]:
+    """End those of these sessions that are live and a worker's, as never begun. Returns their ids."""
     if not session_ids:
         return []
-    return await write(AgentSession.objects.all().finish, EndReason.WORKER_LOST, error=why, keys=session_ids)
+    mine = AgentSession.objects.filter(worker_id=worker.pk)
+    return await write(mine.finish, EndReason.CREATE_FAILED, error=why, keys=session_ids)
 
 
 async def ended_among(session_ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
@@ -607,10 +655,15 @@ def _stop(worker: Worker) -> list[uuid.UUID]:
     return left
 
 
-async def reap(
-    me: Worker, identity: ProcessIdentity, *, judge_silent: bool = True, every: float = 0.0
-) -> list[uuid.UUID]:
-    """Look after the sessions of workers that died: mark them unreachable, then lost. Returns the ids of the lost.
+class Reaped(NamedTuple):
+    """The sessions that looking after others has ended."""
+
+    lost: list[uuid.UUID]
+    expired: list[uuid.UUID]
+
+
+async def reap(me: Worker, identity: ProcessIdentity, *, judge_silent: bool = True, every: float = 0.0) -> Reaped:
+    """Look after the sessions of workers that died, mark them unreachable, then lost, and after those in the queue.
 
     Any worker may do this at any time: each change is conditional, so that of several exactly one makes it. Without
     ``judge_silent``, only workers of this machine whose processes are known to be gone count as dead.
@@ -620,22 +673,23 @@ async def reap(
     return await _reaper.run(partial(_reap, me, identity, judge_silent, every))
 
 
-def _reap(me: Worker, identity: ProcessIdentity, judge_silent: bool, every: float) -> list[uuid.UUID]:
+def _reap(me: Worker, identity: ProcessIdentity, judge_silent: bool, every: float) -> Reaped:
     others = Worker.objects.running().exclude(pk=me.pk)
     lost: list[uuid.UUID] = []
+    expired: list[uuid.UUID] = []
     for worker in others.filter(boot_id=identity.boot_id, pid_namespace=identity.pid_namespace).exclude(boot_id=""):
         if is_known_dead(worker.pid, worker.process_started):
             lost += _bury(worker, "The worker's process ended without closing it.")
     if judge_silent and _my_turn("judge", every):
         lost += _judge_silent(others)
     if _my_turn("sweep", every):
-        AgentSession.objects.expire()
+        expired = AgentSession.objects.expire()
         # A worker that was stopped while one of its starts was being admitted leaves a row that nobody runs.
         orphans = AgentSession.objects.filter(worker__state=WorkerState.STOPPED)
         lost += orphans.finish(EndReason.WORKER_LOST, error="The worker stopped before the session had begun.")
         SessionCommand.objects.sweep(_COMMAND_AGE)
         Slot.objects.forget_old(_SLOT_AGE)
-    return lost
+    return Reaped(lost, expired)
 
 
 def _my_turn(name: str, every: float) -> bool:
@@ -659,8 +713,9 @@ def _judge_silent(others: WorkerQuerySet) -> list[uuid.UUID]:
 
 
 def _bury(worker: Worker, why: str) -> list[uuid.UUID]:
-    lost = AgentSession.objects.filter(worker_id=worker.pk).finish(EndReason.WORKER_LOST, error=why)
+    # First, so that it takes nothing more should it live all the same. What this leaves, should we die here, is swept.
     worker.mark_stopped()
+    lost = AgentSession.objects.filter(worker_id=worker.pk).finish(EndReason.WORKER_LOST, error=why)
     Slot.objects.forget_worker(worker.pk)
     if lost:
         logger.warning("Worker %s is gone; %d of its sessions are lost", worker, len(lost))

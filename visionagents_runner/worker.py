@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,7 @@ class AgentWorker:
         self._limits: dict[str, asyncio.Task[Any]] = {}
         self._desk: NewsDesk | None = None
         self.relays: RelayDesk | None = None
+        self._stop_hearing: Callable[[], None] = lambda: None
 
     # State
 
@@ -138,6 +140,8 @@ class AgentWorker:
         """Return why a session cannot be started here now, by whomever; None if it can."""
         if (reason := self.not_taking()) is not None:
             return reason
+        if self.lease.runs_out:
+            return NotReady("The worker has not reached the database for long: others may take it for dead")
         if self.lag.overloaded:
             return NotReady("The worker is overloaded: its event loop does not keep up", retry_after=10)
         return None
@@ -190,6 +194,7 @@ class AgentWorker:
         self._hurry, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
         self.control.open()
+        self._hear_of_ends()
         settings = get_settings()
         self._every(settings.HEARTBEAT_INTERVAL, self._beat, name="heartbeat")
         self._every(settings.POLL_INTERVAL, self._poll, name="poll")
@@ -200,7 +205,7 @@ class AgentWorker:
             self._look_after(launcher)
             if warm_up:
                 self._spawn(self._warm_up(launcher), name=f"warm-up-{launcher.name}")
-        self._every(1.0, _awaitable(self.lease.check), name="lease")
+        self._every(self.lease.check_seconds, _awaitable(self.lease.check), name="lease")
         if self.serves:
             await self.claims.open()
 
@@ -296,6 +301,7 @@ class AgentWorker:
     def session_ended(self, session: LiveSession) -> None:
         """Called by a launcher when a session has ended."""
         self.webhooks.wake()
+        self.claims.freed(session.row)
         self.claims.room_changed()
         if self._idle is not None and not any(self.live_sessions):
             self._idle.set()
@@ -304,6 +310,7 @@ class AgentWorker:
         assert self._row is not None
         await self.close_sessions(self.live_sessions, reason=self.closing_reason)
         self.control.close()
+        self._stop_hearing()
         await self._end_tasks()
         await self.recorder.close(_LAST_SECONDS)
         await self._close_desk()
@@ -339,6 +346,7 @@ class AgentWorker:
         if self._desk is not None:
             self._desk.close()
         self.control.close()
+        self._stop_hearing()
         self.recorder.abandon()
         self.webhooks.cancel()
         self.lag.stop()
@@ -507,9 +515,20 @@ class AgentWorker:
         await self._end_what_nobody_runs()
         # The half: whoever asks next after an interval shall find that it is time.
         every = get_settings().HEARTBEAT_INTERVAL / 2
-        lost = await store.reap(self._row, self._identity, judge_silent=self.lease.may_judge, every=every)
-        self.instruments.declared_lost(len(lost))
-        self._announce(lost, EndReason.WORKER_LOST)
+        reaped = await store.reap(self._row, self._identity, judge_silent=self.lease.may_judge, every=every)
+        self.instruments.declared_lost(len(reaped.lost))
+        self._announce(reaped.lost, EndReason.WORKER_LOST)
+        self._announce(reaped.expired, EndReason.EXPIRED)
+
+    def _hear_of_ends(self) -> None:
+        """Tell of sessions that this process ends without their having run here: those that waited, say."""
+        loop = asyncio.get_running_loop()
+
+        def listener(keys: Sequence[uuid.UUID], reason: EndReason) -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._announce, keys, reason)
+
+        self._stop_hearing = store.on_end(listener)
 
     def _announce(self, ids: Iterable[uuid.UUID], reason: EndReason) -> None:
         for pk in ids:
@@ -556,11 +575,13 @@ class AgentWorker:
         theirs = set(await store.live_sessions_of(self._row))
         known = {session.uuid for session in self.live_sessions}
         for launcher in self.launchers.values():
-            known |= launcher.admitting
+            known |= launcher.admitting | launcher.giving_back
         unknown = theirs - known
         for pk in unknown & self._unknown:
             logger.error("Session %s is this worker's by its row, and does not run here: ending it", pk)
-        self._announce(await store.declare_lost(list(unknown & self._unknown), _NOBODY), EndReason.WORKER_LOST)
+        # Whoever asked was told that it did not start: so it is not one to start again elsewhere.
+        ended = await store.end_not_begun(self._row, list(unknown & self._unknown), _NOBODY)
+        self._announce(ended, EndReason.CREATE_FAILED)
         self._unknown = unknown
 
     async def _save_metrics(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 from django.db import transaction
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from tests.conftest import until
@@ -16,8 +17,9 @@ from tests.dispatch.conftest import hosting, until_row
 from tests.processes import child, run_side_by_side
 from visionagents_runner import AgentLauncher, AgentNotFound, store
 from visionagents_runner.exceptions import InvalidInput
-from visionagents_runner.models import AgentSession, EndReason, SessionEvent, SessionStatus
+from visionagents_runner.models import AgentSession, EndReason, SessionEvent, SessionStatus, Turn
 from visionagents_runner.retention import prune
+from visionagents_runner.signals import session_ended
 
 
 def is_active(row: AgentSession) -> bool:
@@ -287,6 +289,87 @@ async def test_a_limit_over_all_workers_postpones_and_the_session_starts_later(h
     assert await kinds_of(row) == ["requested", "postponed"]
     first.request_close()
     await until_row(row.pk, is_active)
+
+
+async def test_when_a_limit_has_room_again_the_most_urgent_of_those_that_it_held_back_comes_first(
+    host: Any, settings: Any
+) -> None:
+    settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "MAX_SESSIONS": 1}
+    worker = await host()
+    first = await worker.launchers["default"].start_session("call")
+    rows = [
+        await AgentSession.objects.adispatch(name, priority=priority)
+        for name, priority in (("old", 0), ("urgent", 50), ("young", 0))
+    ]
+    for row in rows:
+        await until_row(row.pk, lambda row: row.attempts >= 1)
+    # All are to try again much later by themselves.
+    later = timezone.now() + timedelta(hours=1)
+    await store.write(AgentSession.objects.queued().update, due_at=later, attempts=9)
+    old, urgent, young = rows
+    for ending, coming in ((first, urgent), (None, old), (None, young)):
+        live = ending or next(iter(worker.live_sessions))
+        live.request_close()
+        await until_row(coming.pk, is_active)
+
+
+async def test_the_end_of_a_session_that_never_ran_is_told_too(host: Any) -> None:
+    told: list[tuple[str, str, str]] = []
+    news = asyncio.Event()
+
+    async def ended(session_id: str, status: str, end_reason: str, **kwargs: Any) -> None:
+        told.append((session_id, status, end_reason))
+        news.set()
+
+    worker = await host()
+    worker.cordoned = True
+    session_ended.connect(ended)
+    try:
+        closed = await AgentSession.objects.adispatch("closed")
+        await store.request_close(closed.pk, by="mia")
+        await news.wait()
+        news.clear()
+        late = await AgentSession.objects.adispatch("late", expires_at=timedelta(hours=1))
+        await store.write(AgentSession.objects.filter(pk=late.pk).update, expires_at=late.created_at)
+        assert worker._row is not None
+        await worker._look_after_sessions()
+        async with asyncio.timeout(20):
+            while not news.is_set():
+                # Whose turn it is to look at the queue goes by the clock.
+                await store.write(Turn.objects.all().delete)
+                await worker._look_after_sessions()
+                await asyncio.sleep(0.02)
+    finally:
+        session_ended.disconnect(ended)
+    assert told == [(str(closed.pk), "closed", "requested"), (str(late.pk), "failed", "expired")]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_process_without_a_worker_tells_itself_of_what_it_ends() -> None:
+    told: list[Any] = []
+
+    def ended(session_id: str, status: str, end_reason: str, **kwargs: Any) -> None:
+        told.append((session_id, status, end_reason))
+
+    session_ended.connect(ended)
+    try:
+        row = AgentSession.objects.dispatch("call")
+        store.request_close_sync([row.pk])
+    finally:
+        session_ended.disconnect(ended)
+    assert told == [(str(row.pk), "closed", "requested")]
+
+
+@pytest.mark.django_db
+def test_intervals_go_by_the_databases_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = timezone.now() - timedelta(hours=2)
+    monkeypatch.setattr(timezone, "now", lambda: wrong)
+    row = AgentSession.objects.dispatch("call", at=timedelta(minutes=5), expires_at=timedelta(minutes=10))
+    now = AgentSession.objects.annotate(now=Now()).values_list("now", flat=True).get()
+    assert row.due_at is not None
+    assert row.expires_at is not None
+    assert timedelta(minutes=4) < row.due_at - now < timedelta(minutes=6)
+    assert timedelta(minutes=9) < row.expires_at - now < timedelta(minutes=11)
 
 
 async def test_restart_is_named_or_none() -> None:

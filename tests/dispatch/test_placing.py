@@ -96,6 +96,99 @@ async def test_a_start_that_no_worker_takes_in_time_is_withdrawn(
         await asyncio.to_thread(end, other)
 
 
+async def test_a_database_that_is_away_for_a_moment_does_not_fail_a_start_that_waits(
+    host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await host(max_concurrent_sessions=1)
+    launcher = worker.launchers["default"]
+    await launcher.start_session("call")
+    real = store.get_session
+    looks = []
+
+    async def now_and_then(key: Any) -> Any:
+        looks.append(key)
+        if len(looks) % 2:
+            raise store.DATABASE_ERRORS[0]("server closed the connection unexpectedly")
+        return await real(key)
+
+    with child(hosting(max_concurrent_sessions=1)) as other:
+        elsewhere = other.hear()
+        monkeypatch.setattr(store, "get_session", now_and_then)
+        row = await place(launcher, "second", but=worker.id)
+        assert str(row.worker_id) == elsewhere
+        assert len(looks) >= 2
+        await asyncio.to_thread(end, other)
+
+
+@pytest.mark.parametrize("taken", [False, True], ids=["queued", "taken"])
+async def test_a_start_that_cannot_be_followed_is_not_left_behind(
+    host: Any, settings: Any, monkeypatch: pytest.MonkeyPatch, taken: bool
+) -> None:
+    # Long enough for it to be taken, or none too long.
+    settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "PLACE_TIMEOUT": 8.0 if taken else 0.5}
+    worker = await host(max_concurrent_sessions=1)
+    launcher = worker.launchers["default"]
+    await launcher.start_session("call")
+
+    async def away(key: Any) -> Any:
+        raise store.DATABASE_ERRORS[0]("server closed the connection unexpectedly")
+
+    with child(hosting(max_concurrent_sessions=1)) as other:
+        other.hear()
+        if not taken:
+            freeze(other.process)
+        real = store.get_session
+        monkeypatch.setattr(store, "get_session", away)
+        with pytest.raises(store.DATABASE_ERRORS):
+            await place(launcher, "second", but=worker.id)
+        monkeypatch.setattr(store, "get_session", real)
+        if not taken:
+            other.process.send_signal(signal.SIGCONT)
+        async with asyncio.timeout(20):
+            while await store.read(AgentSession.objects.live().filter(call_id="second").exists):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert await store.read(AgentSession.objects.filter(call_id="second").count) == int(taken)
+        await asyncio.to_thread(end, other)
+
+
+async def test_a_start_goes_on_with_the_one_that_takes_the_place_of_a_lost_one(
+    host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await host(max_concurrent_sessions=1, restart="on-worker-loss")
+    launcher = worker.launchers["default"]
+    here = await launcher.start_session("call")
+    building = """
+        import tests.agents
+        from visionagents_runner.worker import ensure_worker
+        async def create():
+            if worker is not None:
+                say("building")
+                await asyncio.Event().wait()
+            return StubAgent()
+        worker = None
+        launcher = AgentLauncher(create, join_call, restart="on-worker-loss", max_concurrent_sessions=1)
+        tests.agents.runner = Runner(launcher=launcher)
+        starting = await ensure_worker(tests.agents.runner)
+        await starting.wait_warm()
+        worker = starting
+        say("ready")
+        await asyncio.Event().wait()
+    """
+    with child(building) as other:
+        assert other.hear() == "ready"
+        placing = asyncio.create_task(place(launcher, "second", but=worker.id))
+        assert await asyncio.to_thread(other.hear) == "building"
+        other.process.kill()
+        other.process.wait()
+        here.request_close()  # there is room here, now
+        async with asyncio.timeout(20):
+            while not placing.done():
+                await worker._look_after_sessions()
+                await asyncio.sleep(0.05)
+        row = await placing
+    assert (row.worker_id, row.source) == (worker.id, "restart")
+
+
 async def test_an_agent_that_cannot_be_built_elsewhere_answers_as_here(serve: Any, allow_local: None) -> None:
     client = await serve(max_concurrent_sessions=1)
     await start(client)

@@ -44,7 +44,7 @@ async def reap() -> list[uuid.UUID]:
     worker = current_worker()
     assert worker is not None
     assert worker._row is not None
-    return await store.reap(worker._row, identify())
+    return (await store.reap(worker._row, identify())).lost
 
 
 async def test_sessions_of_a_killed_process_are_lost_when_the_next_worker_starts(launch: Any) -> None:

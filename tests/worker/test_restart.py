@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from tests.agents import StubAgent
 from tests.dispatch.conftest import host, until_row
 from tests.processes import child, freeze
 from tests.worker.test_reaping import reap, session_on, silent_worker
-from visionagents_runner import lease, store
+from visionagents_runner import lease, queue, store
+from visionagents_runner.exceptions import NotReady, RunnerConfigurationError
 from visionagents_runner.lease import Lease
 from visionagents_runner.models import AgentSession, EndReason, SessionEvent, SessionStatus, Turn, Worker
 
@@ -147,12 +149,102 @@ async def test_a_row_that_its_worker_does_not_run_is_ended(host: Any, settings: 
     async with asyncio.timeout(20):
         while not await store.read(Turn.objects.filter(name="sweep").exists):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-    row = await store.write(lambda: session_on(Worker.objects.get(pk=worker.id), status=SessionStatus.STARTING))
+
+    def admit() -> AgentSession:
+        return session_on(Worker.objects.get(pk=worker.id), status=SessionStatus.STARTING, restartable=True)
+
+    row = await store.write(admit)
     await worker._end_what_nobody_runs()
     assert (await until_row(row.pk, lambda row: True)).is_live
     await worker._end_what_nobody_runs()
     row = await until_row(row.pk, lambda row: True)
-    assert (row.end_reason, row.is_live) == ("worker_lost", False)
+    assert (row.end_reason, row.is_live) == ("create_failed", False)
+    assert await successor_of(row.pk) is None  # whoever asked was told that it did not start
+
+
+async def test_one_that_another_worker_has_by_now_is_left_to_it(host: Any) -> None:
+    worker = await host()
+    row = await store.write(lambda: session_on(silent_worker(0), status=SessionStatus.STARTING))
+    assert worker._row is not None
+    assert await store.end_not_begun(worker._row, [row.pk], "nobody") == []
+    assert (await until_row(row.pk, lambda row: True)).is_live
+
+
+async def test_a_worker_that_others_may_take_for_dead_takes_nothing(
+    host: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "WORKER_TTL": 30, "HEARTBEAT_INTERVAL": 3600}
+    worker = await host()
+    real, ahead = lease.boot_time, 21.0
+    monkeypatch.setattr(lease, "boot_time", lambda: real() + ahead)
+    assert not worker.ready
+    assert worker.claims.room() == {}
+    with pytest.raises(NotReady, match="take it for dead"):
+        await worker.launchers["default"].start_session("call")
+    row = await AgentSession.objects.adispatch("call")
+    await worker.claims._look()
+    assert (await until_row(row.pk, lambda row: True)).status == SessionStatus.QUEUED
+    worker.lease.renew(lease.boot_time())
+    worker.claims.hint()
+    await until_row(row.pk, lambda row: row.status == SessionStatus.ACTIVE)
+
+
+@pytest.mark.django_db
+def test_a_worker_that_was_declared_dead_gets_no_session_from_the_queue() -> None:
+    worker = silent_worker(0)
+    row = AgentSession.objects.dispatch("call")
+    worker.mark_stopped()
+    assert not AgentSession.objects.claim(row.pk, worker.pk)
+    worker.revive()
+    assert AgentSession.objects.claim(row.pk, worker.pk)
+
+
+async def test_one_that_somebody_closes_while_its_worker_stops_it_is_not_started_again(
+    host: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "WORKER_TTL": 30, "HEARTBEAT_INTERVAL": 3600}
+    closing, may_close = asyncio.Event(), asyncio.Event()
+
+    class Slow(StubAgent):
+        async def close(self) -> None:
+            closing.set()
+            await may_close.wait()
+            await super().close()
+
+    made: list[StubAgent] = []
+
+    async def create() -> StubAgent:
+        made.append(Slow() if made else StubAgent())  # the first one is there to warm up
+        return made[-1]
+
+    worker = await host(create, restart="on-worker-loss")
+    session = await worker.launchers["default"].start_session("call")
+    real = lease.boot_time
+    monkeypatch.setattr(lease, "boot_time", lambda: real() + 21)
+    worker.lease.check()
+    await closing.wait()
+    session.request_close(by="mia")
+    may_close.set()
+    await session.wait_ended()
+    row = await until_row(session.id, lambda row: not row.is_live)
+    assert (row.status, row.end_reason) == ("closed", "requested")
+    assert await successor_of(session.id) is None
+
+
+@pytest.mark.django_db
+def test_an_engine_that_cannot_take_what_goes_on_does_not_keep_a_lost_session_live() -> None:
+    def refuse(session: AgentSession) -> None:
+        raise RunnerConfigurationError("no tables")
+
+    session = session_on(silent_worker(0), restartable=True)
+    engine = queue._hand_over
+    queue.set_engine(refuse)
+    try:
+        AgentSession.objects.filter(pk=session.pk).finish(EndReason.WORKER_LOST)
+    finally:
+        queue.set_engine(engine)
+    successor = AgentSession.objects.get(restart_of=session)
+    assert list(AgentSession.objects.due()) == [successor]
 
 
 def test_a_lease_stops_early_forces_late_and_is_renewed(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:

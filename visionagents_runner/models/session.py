@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.conf import settings
 from django.db import models, router, transaction
-from django.db.models import Case, F, Q, Value, When
+from django.db.models import Case, Exists, F, Q, Value, When
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
 from .. import queue
+from ..exceptions import RunnerConfigurationError
 from ..news import tell_on_commit
 from .fields import ExactCharField
 from .worker import Worker, in_seconds, seconds_ago
@@ -21,6 +23,8 @@ from .worker import Worker, in_seconds, seconds_ago
 if TYPE_CHECKING:
     from ..costs import Cost
     from .event import SessionEvent
+
+logger = logging.getLogger(__name__)
 
 
 class SessionStatus(models.TextChoices):
@@ -59,6 +63,15 @@ MAX_ERROR_LENGTH = 64 * 1024
 ENDED = (SessionStatus.CLOSED, SessionStatus.FAILED, SessionStatus.LOST)
 OCCUPYING = (SessionStatus.STARTING, SessionStatus.ACTIVE, SessionStatus.CLOSING, SessionStatus.UNREACHABLE)
 LIVE = (SessionStatus.QUEUED, *OCCUPYING)
+
+
+class CloseRequests(NamedTuple):
+    """What became of the request to close some sessions, of those that had not been asked to."""
+
+    asked: list[uuid.UUID]
+    """Their workers are to close them."""
+    ended: list[uuid.UUID]
+    """They had no worker yet."""
 
 
 class AgentSessionQuerySet(models.QuerySet["AgentSession"]):
@@ -105,10 +118,14 @@ class AgentSessionQuerySet(models.QuerySet["AgentSession"]):
         return await adispatch(call_id, **options)
 
     def claim(self, key: uuid.UUID, worker_id: uuid.UUID, *, restartable: bool = False) -> bool:
-        """Take a session that is due for a worker; False if another one was faster, or it is not due any more."""
+        """Take a session that is due for a worker.
+
+        False if another one was faster, it is not due any more, or others have declared that worker dead.
+        """
         values = {"status": SessionStatus.STARTING, "worker_id": worker_id, "restartable": restartable}
         data = {"worker": str(worker_id)}
-        return bool(_change(self.due().order_by(), "claimed", keys=[key], data=data, **values))
+        there = Exists(Worker.objects.running().filter(pk=worker_id))
+        return bool(_change(self.due().order_by().filter(there), "claimed", keys=[key], data=data, **values))
 
     def unclaim(self, key: uuid.UUID, worker_id: uuid.UUID) -> bool:
         """Give back a session that ``worker_id`` took and has not begun to build; False if it is not so any more."""
@@ -122,6 +139,23 @@ class AgentSessionQuerySet(models.QuerySet["AgentSession"]):
         if _change(waiting.filter(attempts=0), "postponed", keys=[key], data={"reason": why}, **values):
             return True
         return bool(waiting.filter(pk=key).update(**values))
+
+    def hurry(
+        self, most: int, *, agents: Iterable[str], calls: Iterable[tuple[str, str]], users: Iterable[Any]
+    ) -> list[AgentSession]:
+        """Have those tried again now that a limit holds back, of which one may have freed its place.
+
+        They are of these agents, on these calls, or of these users. Returns them, those that shall be first before
+        others, and no more than ``most``.
+        """
+        freed = Q(agent__in=agents) | Q(started_by_id__in=users)
+        for call_type, call_id in calls:
+            freed |= Q(call_type=call_type, call_id=call_id)
+        held_back = self.queued().filter(freed, attempts__gt=0, due_at__gt=Now())
+        first = list(held_back.order_by("-priority", "created_at", "pk")[:most])
+        if first:
+            held_back.order_by().filter(pk__in=[session.pk for session in first]).update(due_at=Now())
+        return first
 
     def expire(self) -> list[uuid.UUID]:
         """End the queued sessions whose time is over. Returns their ids."""
@@ -178,19 +212,19 @@ class AgentSessionQuerySet(models.QuerySet["AgentSession"]):
             **values,
         )
 
-    def request_close(self, *, force: bool = False, by: str = "") -> int:
+    def request_close(self, *, force: bool = False, by: str = "") -> CloseRequests:
         """Ask the workers of these sessions to close them. Asking again changes nothing, but may add ``force``.
 
-        A queued session has no worker: it ends here and now. Returns how many requests are new.
+        A queued session has no worker: it ends here and now.
         """
         unasked = self.live().filter(close_requested_at__isnull=True).order_by()
         states = dict(sorted(unasked.values_list("pk", "status")))
         queued = [key for key, status in states.items() if status == SessionStatus.QUEUED]
-        done = self._end_queued(queued, by)
+        ended = self._end_queued(queued, by)
         # One that a worker took this moment is asked of that worker, and one that it gave back ends here.
-        done += self.mark_closing(force=force, by=by, keys=[key for key in states if key not in done])
-        done += self._end_queued([key for key in states if key not in done], by)
-        return len(done)
+        asked = self.mark_closing(force=force, by=by, keys=[key for key in states if key not in ended])
+        ended += self._end_queued([key for key in states if key not in {*ended, *asked}], by)
+        return CloseRequests(asked, ended)
 
     def _end_queued(self, keys: Sequence[uuid.UUID], by: str) -> list[uuid.UUID]:
         return self.queued().finish(EndReason.REQUESTED, data={"by": by}, keys=keys)
@@ -325,7 +359,7 @@ class AgentSession(models.Model):
     def is_live(self) -> bool:
         return self.ended_at is None
 
-    def insert(self) -> None:
+    def insert(self, *, hand_over: bool = True) -> None:
         """Insert this new row together with the first line of its history. Call it inside a transaction.
 
         One that is queued is handed to the engine that moves the queue, if there is one, in the same transaction.
@@ -336,15 +370,18 @@ class AgentSession(models.Model):
         due_now = self.status == SessionStatus.QUEUED and self.due_at is None
         if due_now:
             self.due_at = Now()  # by the clock that it is compared with
+        reckoned = [name for name in ("due_at", "expires_at") if hasattr(getattr(self, name), "resolve_expression")]
         self.save(force_insert=True)
+        if reckoned and not due_now:
+            self.refresh_from_db(fields=reckoned)
         data = {"source": self.source} if self.source else {}
         if self.restart_of_id is not None:
             data["restart_of"] = str(self.restart_of_id)
         SessionEvent.objects.create(session=self, seq=1, kind="requested", data=data)
-        if self.status == SessionStatus.QUEUED:
+        if self.status == SessionStatus.QUEUED and hand_over:
             queue.hand_over(self)
         if due_now:
-            self.refresh_from_db(fields=["due_at"])
+            self.refresh_from_db(fields=reckoned)
         tell_on_commit([self.pk], using=router.db_for_write(AgentSession), states=True)
 
     def mark_active(self, *, agent_id: str, at: datetime | None = None) -> bool:
@@ -464,5 +501,11 @@ def _restart(key: uuid.UUID) -> uuid.UUID | None:
         source="restart",
         restart_of_id=key,
     )
-    successor.insert()
+    try:
+        with transaction.atomic(using=router.db_for_write(AgentSession)):
+            successor.insert()
+    except RunnerConfigurationError as error:
+        # A lost session ends, whatever the engine says; the next poll finds what goes on for it.
+        logger.error("Session %s goes on for %s, and is found by polling: %s", successor.pk, key, error)
+        successor.insert(hand_over=False)
     return successor.pk
