@@ -69,7 +69,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='agentsession',
             name='restart_of',
-            field=models.OneToOneField(blank=True, help_text='The session whose worker was lost, which this one goes on for.', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='restarted_as', to='visionagents_runner.agentsession'),
+            field=models.OneToOneField(blank=True, db_constraint=False, help_text='The session whose worker was lost, which this one goes on for.', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='restarted_as', to='visionagents_runner.agentsession'),
         ),
         migrations.AddField(
             model_name='agentsession',

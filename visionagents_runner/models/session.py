@@ -274,6 +274,8 @@ class AgentSession(models.Model):
         on_delete=models.SET_NULL,
         null=True,
         blank=True,
+        # An older version, beside this one during a deploy, prunes without knowing of this field.
+        db_constraint=False,
         related_name="restarted_as",
         help_text=_("The session whose worker was lost, which this one goes on for."),
     )
