@@ -161,8 +161,12 @@ STATIC_URL = "static/"
 STATICFILES_DIRS = [BASE_DIR / "project" / "static"]
 STATIC_ROOT = BASE_DIR / "staticfiles"
 
+VISIONAGENTS_RUNNER: dict[str, Any] = {"RUNNER": "project.agents.runner"}
+if not DEBUG and find_spec("whitenoise"):
+    # Without DEBUG Django serves no static files. Where no server before this one does, as in the image, this does.
+    MIDDLEWARE.insert(1, "whitenoise.middleware.WhiteNoiseMiddleware")
+    VISIONAGENTS_RUNNER["LEAN_API"] = True  # it guards nothing: the API does not need it
+
 if not DEBUG:
     SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
     SECURE_CONTENT_TYPE_NOSNIFF = True
-
-VISIONAGENTS_RUNNER = {"RUNNER": "project.agents.runner"}

@@ -16,7 +16,12 @@ EVENTS_A_SECOND = 1.0
 READS_A_CALL = 2.0
 MESSAGES_A_CALL = 4.0
 """From worker to worker: placed, found, closed, told of."""
-CONNECTIONS_A_WORKER = 8
+LANES = 5
+"""Connections of the runtime's own: see `visionagents_runner.store`."""
+ENGINE = 3
+"""With Procrastinate."""
+POOL = (2, 16)
+"""Django's: at rest, and at most. `min_size` and `max_size` of the shipped settings."""
 BUSY = 0.5
 """How busy the database's and Redis' cores shall be."""
 HEARTBEAT = 5.0
@@ -80,6 +85,12 @@ class Size:
         return sum(LOG_BYTES.get(kind, 0) * rate for kind, rate in self.work.items()) / 1e6
 
     @property
+    def connections(self) -> tuple[int, int]:
+        """At rest, and at most."""
+        at_rest, at_most = (self.workers * (LANES + ENGINE + pool) for pool in POOL)
+        return at_rest, at_most
+
+    @property
     def redis_cores(self) -> float:
         messages = self.starts * MESSAGES_A_CALL + self.workers / HEARTBEAT
         return messages * MESSAGE_US / 1e6 / BUSY
@@ -88,11 +99,12 @@ class Size:
 def table() -> str:
     """Return it in Markdown."""
     head = "calls|workers, a core each|starts a second|`POLL_INTERVAL`, `METRICS_INTERVAL`|database: cores|log, MB/s"
-    head += "|Redis: cores|connections"
+    head += "|Redis: cores|connections at rest, at most"
     lines = [_line(head.split("|")), _line(["---:"] * 8)]
     for calls in CALLS:
         size = Size(calls)
         poll, metrics = size.intervals
+        at_rest, at_most = size.connections
         cells = [
             f"{calls:,}",
             f"{size.workers:,}",
@@ -101,7 +113,7 @@ def table() -> str:
             _short(size.database_cores),
             _short(size.log_megabytes),
             _short(size.redis_cores),
-            f"{size.workers * CONNECTIONS_A_WORKER:,}",
+            f"{at_rest:,}, {at_most:,}",
         ]
         lines.append(_line(cells))
     return "\n".join(lines)
