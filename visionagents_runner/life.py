@@ -40,10 +40,20 @@ class Life:
         self._ending: asyncio.Task[None] | None = None
         self._stop_server: Callable[[], None] = lambda: None
         self._stop_listening: Callable[[], None] = lambda: None
+        self._hang_up: Callable[[], None] = lambda: None
 
-    def begin(self, stop_server: Callable[[], None], stop_listening: Callable[[], None] = lambda: None) -> None:
-        """Start the worker, and from now on let signals end it, and then the server through ``stop_server``."""
-        self._stop_server, self._stop_listening = stop_server, stop_listening
+    def begin(
+        self,
+        stop_server: Callable[[], None],
+        stop_listening: Callable[[], None] = lambda: None,
+        hang_up: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start the worker, and from now on let signals end it, and then the server through ``stop_server``.
+
+        One that others take the place of calls ``stop_listening`` first, and a moment later ``hang_up``, which ends the
+        connections that are kept between requests: their clients come to the others.
+        """
+        self._stop_server, self._stop_listening, self._hang_up = stop_server, stop_listening, hang_up
         loop = asyncio.get_running_loop()
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             try:
@@ -118,11 +128,16 @@ class Life:
         """Drain while other workers go on: they take the connections, and new sessions with them."""
         self._stop_listening()
         # Whoever got through just before is answered, not turned away.
-        asyncio.get_running_loop().call_later(_LAST_COMERS_SECONDS, self._on_signal, 1, signal.SIGTERM)
+        asyncio.get_running_loop().call_later(_LAST_COMERS_SECONDS, self._hand_over)
+
+    def _hand_over(self) -> None:
+        self._on_signal(1, signal.SIGTERM)
+        self._hang_up()
 
     def _on_orphaned(self) -> None:
         # A successor may want the port before the last call here has ended.
         self._stop_listening()
+        self._hang_up()
         if not self._signals:
             logger.warning("The supervisor is gone: draining")
             self._on_signal(1, signal.SIGTERM)

@@ -240,7 +240,7 @@ def _serve_uvicorn(
     server.config.load()  # what it imports would hold the loop later
 
     def begin() -> None:
-        life.begin(server.leave, server.stop_listening)
+        life.begin(server.leave, server.stop_listening, server.hang_up)
 
     async def main() -> None:
         if late:
@@ -270,6 +270,7 @@ def uvicorn_server(
     config = uvicorn.Config(
         application,
         lifespan="off",
+        workers=1,  # else uvicorn reads WEB_CONCURRENCY, whatever that is
         log_config=None,
         access_log=True,
         ws="auto",

@@ -91,8 +91,10 @@ def work(connection: Connection, listener: socket.socket, order: Order, late: bo
     """Be a worker: what a process that a supervisor spawned does, from its beginning to its end."""
     global _place
     _place = Supervised(connection, listener, late=late)
-    # A hangup is the supervisor's affair. Not SIG_IGN, which the programs that agents run would inherit.
-    signal.signal(signal.SIGHUP, lambda number, frame: None)
+    # A hangup is the supervisor's affair. Not SIG_IGN, which the programs that agents run would inherit; they do where
+    # somebody else wants it (nohup).
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
     _name_process_in_logs()
     if order.script:
         runpy.run_path(order.script, run_name="__main__")

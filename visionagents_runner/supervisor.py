@@ -35,6 +35,8 @@ _CALM_SECONDS = 180.0
 """After which earlier deaths do not count any more."""
 _LONGEST_PAUSE_SECONDS = 30.0
 _MOST_QUICK_DEATHS = 5
+_SLOW_SECONDS = 60.0
+"""After which a new worker that is not ready yet is spoken of."""
 _ENDING_TICK_SECONDS = 0.2
 
 
@@ -49,7 +51,8 @@ def supervise(runner: Runner, listener: socket.socket, *, workers: int, options:
     _refuse_unsound_database()
     if _layer_stays_in_process():
         logger.warning(
-            "Workers hear of each other only through the database, every %g s: set CHANNEL_LAYERS to channels_redis",
+            "Workers hear of each other only through the database, every %g s, and a call's WebSocket that reaches "
+            "another worker than its agent's is refused: set CHANNEL_LAYERS to channels_redis",
             get_settings().POLL_INTERVAL,
         )
     supervisor = Supervisor(listener, order, workers=workers, began=began)
@@ -70,7 +73,8 @@ class WorkerProcess:
         self.connection, theirs = multiprocessing.Pipe()
         self.process = multiprocessing.get_context("spawn").Process(target=work, args=(theirs, listener, order, late))
         self.began = time.monotonic()
-        self.begun = self.serving = self.ready = self.told_ready = self.leaving = self.dismissed = False
+        self.begun = self.serving = self.ready = self.leaving = self.dismissed = False
+        self.told_ready = self.told_slow = False
         self.failure = ""
         self._pinged_at = 0.0
         self._silent: float | None = None
@@ -125,7 +129,7 @@ class WorkerProcess:
     def silent_for(self, elapsed: float) -> float:
         """Return for how many seconds it has owed an answer, of which ``elapsed`` passed since this was last asked."""
         now = time.monotonic()
-        if not self.ready or self.leaving:
+        if not self.ready and not self.leaving:
             return 0.0  # imports and models that it loads may hold it for as long as they like
         if self._silent is not None:
             # Seconds that this process itself did not run do not count.
@@ -149,11 +153,15 @@ class Supervisor(Multiprocess):
 
     Of uvicorn's are the signals, the loop, and the order of the end. What differs: a worker is told over its pipe how
     many signals came, so that one that reaches parent and child (Ctrl-C, systemd) counts once; none is killed while it
-    loads or drains; one that dies at once again and again is not started in a hot loop; SIGHUP replaces one by one.
+    loads, or drains and still answers; one that dies at once again and again is not started in a hot loop; SIGHUP
+    replaces one by one, unless it was ignored before (nohup).
     """
 
     def __init__(self, listener: socket.socket, order: Order, *, workers: int, began: float) -> None:
+        hangup = signal.getsignal(signal.SIGHUP)
         super().__init__(uvicorn.Config("", workers=workers, log_config=None), [listener])
+        if hangup is signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, hangup)
         self.failure = ""
         self._listener = listener
         self._order = order
@@ -170,7 +178,7 @@ class Supervisor(Multiprocess):
         self._told_ready = False
         self._ending = False
         self._quick_deaths = 0
-        self._died_at = -_CALM_SECONDS
+        self._died_at = self._counted_at = -_CALM_SECONDS
         self._next_start = 0.0
         self._ticked_at = time.monotonic()
 
@@ -193,8 +201,6 @@ class Supervisor(Multiprocess):
         self._fill()
 
     def keep_subprocess_alive(self) -> None:
-        now = time.monotonic()
-        elapsed, self._ticked_at = now - self._ticked_at, now
         if self.should_exit.is_set():
             return
         for worker in self._all:
@@ -209,12 +215,7 @@ class Supervisor(Multiprocess):
                 self._bury(worker)
             elif worker.leaving:
                 self._let_go(worker)
-            elif worker.silent_for(elapsed) > (limit := get_settings().WORKER_TTL + get_settings().WORKER_GRACE):
-                logger.error(
-                    "Worker %d has hung for %g s, and its sessions count as lost: killing it", worker.pid, limit
-                )
-                worker.process.kill()
-                worker.process.join(1)
+        self._kill_hung()
         if not self.should_exit.is_set():
             self._fill()
             self._roll()
@@ -222,6 +223,7 @@ class Supervisor(Multiprocess):
     def terminate_all(self) -> None:
         self._ending = True
         for worker in self._all:
+            worker.leaving = True
             worker.dismiss()
         if self.failure:
             self._relay(1, signal.SIGINT)
@@ -234,6 +236,7 @@ class Supervisor(Multiprocess):
             self.handle_signals()
             for worker in alive:
                 worker.hear()
+            self._kill_hung()
         if not self.failure:
             for worker in self._all:
                 worker.tell_if_disorderly()
@@ -289,6 +292,18 @@ class Supervisor(Multiprocess):
             self._next_start = time.monotonic() + _LONGEST_PAUSE_SECONDS
             logger.error("No worker can be started, trying again in %g s: %s", _LONGEST_PAUSE_SECONDS, error)
 
+    def _kill_hung(self) -> None:
+        now = time.monotonic()
+        elapsed, self._ticked_at = now - self._ticked_at, now
+        limit = get_settings().WORKER_TTL + get_settings().WORKER_GRACE
+        for worker in self._all:
+            if worker.alive and worker.silent_for(elapsed) > limit:
+                logger.error(
+                    "Worker %d has hung for %g s, and its sessions count as lost: killing it", worker.pid, limit
+                )
+                worker.process.kill()
+                worker.process.join(1)
+
     def _let_go(self, worker: WorkerProcess) -> None:
         """Have a worker drain while the others go on; it takes no more connections."""
         self._crew.remove(worker)
@@ -309,17 +324,19 @@ class Supervisor(Multiprocess):
             self._stale.clear()
             return
         now = time.monotonic()
-        if now - self._died_at > _CALM_SECONDS or now - worker.began > _QUICK_DEATH_SECONDS:
-            self._quick_deaths = 0
-        else:
-            self._quick_deaths += 1
+        calm = now - self._died_at > _CALM_SECONDS or now - worker.began > _QUICK_DEATH_SECONDS
         self._died_at = now
+        # What kills all workers at once counts as one death: the next to count is one of those started after it.
+        if calm or worker.began >= self._counted_at:
+            self._counted_at = now
+            self._quick_deaths = 0 if calm else self._quick_deaths + 1
+            pause = min(2.0 ** (self._quick_deaths - 1), _LONGEST_PAUSE_SECONDS) if self._quick_deaths else 0.0
+            self._next_start = now + pause
         if self._quick_deaths >= _MOST_QUICK_DEATHS and not any(each.ready for each in self._crew):
             self._give_up(f"Workers end again and again soon after their start; the last one {what}")
             return
-        pause = min(2.0 ** (self._quick_deaths - 1), _LONGEST_PAUSE_SECONDS) if self._quick_deaths else 0.0
-        self._next_start = now + pause
-        when = f" in {pause:g} s" if pause else ""
+        pause = max(0.0, self._next_start - now)
+        when = f" in {pause:.3g} s" if pause else ""
         logger.error("Worker %d %s. Starting another%s", worker.pid, what, when)
 
     def _give_up(self, why: str) -> None:
@@ -332,9 +349,20 @@ class Supervisor(Multiprocess):
         if not self._stale or self._leaving:
             return
         if len(self._crew) <= self.processes_num:
-            self._start()
-        elif all(worker.ready for worker in self._crew if worker not in self._stale):
+            if time.monotonic() >= self._next_start:
+                self._start()
+            return
+        loading = [worker for worker in self._crew if not worker.ready and worker not in self._stale]
+        if not loading:
             self._let_go(self._stale.pop(0))
+        for worker in loading:
+            if not worker.told_slow and time.monotonic() - worker.began > _SLOW_SECONDS:
+                worker.told_slow = True
+                logger.warning(
+                    "Worker %d is not ready %g s after its start: no other is replaced before it is",
+                    worker.pid,
+                    _SLOW_SECONDS,
+                )
 
     def _tell_ready(self) -> None:
         if len(self._crew) < self.processes_num:

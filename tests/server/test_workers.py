@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes import ROOT, environment
+from tests.processes import ROOT, _can_write, environment
 from tests.server.test_signals import Server, assert_all_ended, running, wait_for
 from tests.standalone.test_script import clean_environment, sessions
 from visionagents_runner.exceptions import RunnerConfigurationError
@@ -27,8 +28,8 @@ from visionagents_runner.server import choose_server
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def command(port: int) -> list[str]:
-    return ["-m", "django", "serveagents", "--port", str(port), "--workers", "2"]
+def command(port: int, *more: str) -> list[str]:
+    return ["-m", "django", "serveagents", "--port", str(port), *(more or ("--workers", "2"))]
 
 
 @contextmanager
@@ -77,6 +78,7 @@ def test_every_worker_answers_and_one_that_is_killed_is_replaced() -> None:
     assert output.count("  ready in ") == output.count("  agents    ") == 1, output
     assert "2 processes on one port" in output
     assert output.count("set CHANNEL_LAYERS to channels_redis") == 1
+    assert "a call's WebSocket that reaches another worker than its agent's is refused" in output
     assert {f"pid={pid}" for pid in before} <= set(output.split()), output
     assert_all_ended(*(("worker_lost" if each.worker_id == victim.pk else "drained") for each in live))
 
@@ -160,6 +162,82 @@ def test_sighup_replaces_the_workers_one_by_one_and_a_worker_told_to_end_is_repl
     assert_all_ended(*["drained"] * len(live))
 
 
+def test_a_connection_that_is_kept_leaves_a_worker_that_drains_for_one_that_does_not() -> None:
+    with two_workers(DRAIN_TIMEOUT=3600) as server:
+        start_on_each(server)  # so that both have something to drain
+        kept = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        assert start_over(kept) == 201
+        mine = AgentSession.objects.get(call_id="kept").worker
+        os.kill(mine.pid, signal.SIGTERM)
+
+        def another_answers() -> bool:
+            try:
+                kept.request("GET", "/ready")
+                kept.getresponse().read()
+            except ConnectionError:
+                kept.close()
+            return kept.sock is None  # else it goes on over the same connection
+
+        wait_for(another_answers)
+        assert start_over(kept) == 201
+        kept.close()
+        assert not is_known_dead(mine.pid, mine.process_started)
+        assert AgentSession.objects.live().filter(worker=mine).exists()
+
+
+def start_over(connection: http.client.HTTPConnection) -> int:
+    connection.request("POST", "/sessions", json.dumps({"call_id": "kept"}))
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status
+
+
+def test_under_nohup_a_hangup_is_ignored_by_all() -> None:
+    program = (
+        "import signal, sys; from django.core.management import execute_from_command_line as execute;"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN); execute(sys.argv)"
+    )
+    with running(lambda port: ["-c", program, *command(port)[2:]]) as server:
+        wait_for(lambda: len(pids()) == 2)
+        for pid in (server.process.pid, *pids()):
+            status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            assert int(status["SigIgn"], 16) & 1 << signal.SIGHUP - 1
+
+
+def test_workers_that_hang_while_they_drain_are_killed() -> None:
+    with two_workers(DRAIN_TIMEOUT=3600, HEARTBEAT_INTERVAL=0.2, WORKER_TTL=2.0, WORKER_GRACE=2.0) as server:
+        live = start_on_each(server)
+        first = Worker.objects.get(pk=live[0].worker_id)
+        os.kill(first.pid, signal.SIGTERM)
+        wait_for(lambda: len(pids()) == 2 and first.pid not in pids())
+        freeze(first.pid)
+        wait_for(lambda: is_known_dead(first.pid, first.process_started))
+        second = Worker.objects.filter(state=WorkerState.RUNNING, sessions__in=AgentSession.objects.live()).first()
+        assert second is not None
+        server.send(signal.SIGTERM)
+        wait_for(lambda: not pids())
+        freeze(second.pid)
+        code, output = server.end()
+    assert code == 1, output
+    for worker in (first, second):
+        assert f"Worker {worker.pid} has hung for 4 s" in output
+    assert "Traceback" not in output, output
+
+
+def freeze(pid: int) -> None:
+    """Stop a worker, and not in the middle of a transaction: on SQLite that would lock everybody else out, too."""
+
+    def stopped() -> bool:
+        os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+        if _can_write():
+            return True
+        os.kill(pid, signal.SIGCONT)
+        return False
+
+    wait_for(stopped)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -184,10 +262,18 @@ def test_a_database_without_tables_is_told_before_a_worker_starts(tmp_path: Path
     assert "Traceback" not in output, output
 
 
-def serve_in_vain(**settings: Any) -> tuple[int, str]:
+def test_a_number_of_workers_that_is_none_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEB_CONCURRENCY", "many")
+    code, output = serve_in_vain("--server", "uvicorn")
+    assert code == 1
+    assert "WEB_CONCURRENCY is 'many': make it a number" in output.splitlines()[-1], output
+    assert "Traceback" not in output, output
+
+
+def serve_in_vain(*more: str, **settings: Any) -> tuple[int, str]:
     names = {name: settings.pop(name) for name in ("DJANGO_SETTINGS_MODULE", "DATABASE_URL") if name in settings}
     done = subprocess.run(
-        [sys.executable, *command(0)],
+        [sys.executable, *command(0, *more)],
         cwd=ROOT,
         env=environment(TEST_RUNNER_SETTINGS=json.dumps(settings), NO_COLOR="1", **names),
         stdout=subprocess.PIPE,
@@ -257,6 +343,8 @@ def test_a_script_that_serves_when_it_is_imported_is_told_where_to(tmp_path: Pat
         (None, None, "4", ("uvicorn", 4)),
         ("uvicorn", None, "4", ("uvicorn", 4)),
         ("daphne", None, "4", ("daphne", 1)),
+        ("uvicorn", None, "", ("uvicorn", 1)),
+        ("uvicorn", 3, "many", ("uvicorn", 3)),
         ("uvicorn", None, None, ("uvicorn", 1)),
     ],
 )
