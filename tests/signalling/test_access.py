@@ -19,6 +19,7 @@ from visionagents_runner import ServeOptions
 from visionagents_runner.edge import find_room
 from visionagents_runner.exceptions import InvalidInput
 from visionagents_runner.models import AgentSession, Worker
+from visionagents_runner.signalling.client import _warn_of_no_way
 from visionagents_runner.tokens import VoidToken, make_join_token, read_join_token
 
 SITE = "https://agents.example"
@@ -377,6 +378,27 @@ async def test_an_agent_in_another_process_is_said_to_be_there(server: Server) -
     await server.start()
     async with server.socket() as socket:
         assert len((await socket.hello())["sessions"]) == 1
+
+
+async def test_only_the_log_says_what_the_server_lacks_to_reach_agents_elsewhere(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    _warn_of_no_way.cache_clear()
+    await elsewhere()
+    for _ in range(2):
+        async with server.socket() as socket:
+            assert await socket.refused() == ("elsewhere", 4409)
+            [problem] = [each for each in socket.received if each["type"] == "error"]
+            assert problem["detail"] == "The agent of this call cannot be reached from here: try again in a moment"
+    assert caplog.text.count("set CHANNEL_LAYERS to channels_redis") == 1
+
+
+async def test_an_invitation_to_a_session_that_no_worker_has_taken_yet_says_so(server: Server) -> None:
+    row = await AgentSession.objects.acreate(call_id="my-call", status="queued")
+    async with server.socket(**remote()) as socket:
+        assert await socket.refused(token=make_join_token(row)) == ("elsewhere", 4409)
+        [problem] = [each for each in socket.received if each["type"] == "error"]
+        assert problem["detail"] == "No worker has taken the session of this invitation yet: try again in a moment"
 
 
 async def test_who_may_not_join_does_not_learn_of_agents_elsewhere(serve: Serve) -> None:

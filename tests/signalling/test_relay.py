@@ -18,6 +18,7 @@ from visionagents_runner import store
 from visionagents_runner.edge import find_room
 from visionagents_runner.models import AgentSession, Worker
 from visionagents_runner.signalling import client, following, wire
+from visionagents_runner.signalling.far import MOVED, FarMember
 from visionagents_runner.signalling.relaydesk import RelayDesk
 from visionagents_runner.signalling.whereabouts import home_of
 from visionagents_runner.tokens import make_join_token
@@ -126,9 +127,12 @@ async def test_a_client_that_takes_no_audio_has_none_pile_up_and_hears_the_newes
         came = [each for each in socket.received if isinstance(each, bytes)]
         assert len(came) == 10
         socket.received.clear()
-        socket.ack()
         await far.tell("speak my-call 1")
-        voices = [struct.unpack("<h", (await socket.hear_frame())[:2])[0] for _ in range(3)]
+        voices: list[int] = []
+        while len(voices) < 2:
+            socket.ack()
+            voice = struct.unpack("<h", (await socket.hear_frame())[:2])[0]
+            voices += [voice] * bool(voice)  # a room that is held up plays silence between
         assert voices[1] > 5000 + 50  # one was on its way; of what was said after it, the end is left
 
 
@@ -298,6 +302,88 @@ async def test_what_is_said_on_the_way_is_said_when_they_are_there(
         go.set()
         for number in range(3):
             assert (await socket.hear("words", role="user"))["text"] == f"hello {number}"
+
+
+@pytest.mark.parametrize("kind", ["offer", "pcm"])
+async def test_media_asked_for_on_the_way_are_not_begun_in_the_new_room(
+    server: Server, far: Far, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    go, going = asyncio.Event(), asyncio.Event()
+
+    async def slow_home_of(*args: Any, **options: Any) -> Any:
+        going.set()
+        await go.wait()
+        return await home_of(*args, **options)
+
+    async with server.socket() as socket:
+        await socket.hello(moves=True)
+        monkeypatch.setattr(client, "home_of", slow_home_of)
+        await far.start()
+        await going.wait()
+        socket.send(kind, id="before", sdp="v=0", on=True)
+        go.set()
+        await socket.hear("welcome")
+        socket.send(kind, id="after", sdp="v=0", on=False)
+
+        def answers() -> list[tuple[Any, Any]]:
+            found = [each for each in socket.received if each["type"] in {"pcm", "error", "answer"}]
+            return [(each.get("id"), each.get("on")) for each in found]
+
+        last = ("after", None) if kind == "offer" else (None, False)
+        await until(lambda: last in answers())
+        assert answers() == [last]
+
+
+async def test_who_is_led_on_while_being_let_in_is_let_in_where_the_agent_is(
+    server: Server, far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lead_on_at_once(monkeypatch)
+    await far.start()
+    async with server.socket() as socket:
+        await socket.hello(name="Caller", moves=True)
+        await socket.hear("welcome")
+        socket.send("say", id=1, text="hello")
+        assert (await socket.hear("words", role="assistant", completed=True))["text"] == "You said: hello"
+        await far.until_people("Caller")
+    await far.until_people()
+
+
+async def test_who_is_led_on_while_moving_moves_on_and_loses_no_words(
+    server: Server, far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with server.socket() as socket:
+        await socket.hello(name="Caller", moves=True)
+        lead_on_at_once(monkeypatch)
+        await far.start()
+        await socket.hear("welcome")
+        await socket.hear("welcome")
+        socket.send("say", id=1, text="hello")
+        assert (await socket.hear("words", role="assistant", completed=True))["text"] == "You said: hello"
+        await far.until_people("Caller")
+    await far.until_people()
+
+
+async def test_who_is_led_on_while_being_let_in_and_knows_of_no_moves_is_told_to_come_again(
+    server: Server, far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lead_on_at_once(monkeypatch)
+    await far.start()
+    async with server.socket() as socket:
+        assert await socket.refused() == ("going_away", 4503)
+    await far.until_people()
+
+
+def lead_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the next worker that lets somebody in from here say in the same breath that the agent is elsewhere now."""
+    take_text, led = FarMember.take_text, []
+
+    def take_text_and_go(self: FarMember, text: str) -> None:
+        take_text(self, text)
+        if not led:
+            led.append(self)
+            self.over(MOVED, "")
+
+    monkeypatch.setattr(FarMember, "take_text", take_text_and_go)
 
 
 async def test_nobody_looks_for_agents_elsewhere_while_there_is_one_here(server: Server, far: Far) -> None:

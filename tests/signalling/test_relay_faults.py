@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import struct
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tests.signalling import relayed
 from tests.signalling.conftest import Serve, Server, allow_local
 from tests.signalling.relayed import URL, Far, far_process
 from visionagents_runner.edge import find_room
-from visionagents_runner.feeds.link import get_link, worker_group
+from visionagents_runner.feeds.link import get_layer, get_link, worker_group
 from visionagents_runner.signalling import relay, relaydesk, wire
 from visionagents_runner.worker import current_worker
 
@@ -214,3 +215,157 @@ async def test_a_worker_that_takes_nothing_has_nothing_pile_up_for_it(server: Se
     lane.close()
     peer.dispose()
     assert worker_group(peer.id) not in link._entered
+
+
+async def test_what_was_said_last_arrives_before_the_word_that_a_worker_ends(server: Server) -> None:
+    link, worker, layer = get_link(), current_worker(), get_layer()
+    assert link is not None
+    assert worker is not None
+    assert worker.relays is not None
+    other, came = uuid.uuid4(), list[dict[str, Any]]()
+    leave = link.join(worker_group(other), came.append)
+    mine = worker_group(worker.id)
+    await until(lambda: {mine, worker_group(other)} <= link._entered)
+    await server.start()
+    admission = {"role": "speaker", "user_id": "somebody", "name": ""}
+    told = {"call": ["default", "my-call"], "admission": admission, "name": "Caller", "agents": []}
+    await layer.group_send(mine, {"type": "relay.open", "key": "a", "from": str(other), "group": mine, **told})
+    await until(lambda: any(each.get("lanes") for each in came))
+    [lane] = worker.relays._peers[other].lanes.values()
+    for number in range(50):
+        lane.post(f"last {number}")
+    await worker.relays.close()
+    await until(lambda: any(each["type"] == "relay.bye" for each in came))
+    kinds = [each["type"] for each in came]
+    before = came[: kinds.index("relay.bye")]
+    texts = [text for each in before for _, _, texts, _ in each.get("lanes", ()) for text in texts]
+    assert texts[-50:] == [f"last {number}" for number in range(50)]
+    leave()
+
+
+# What the layer delivers twice
+
+
+async def test_what_the_layer_delivers_twice_counts_once(
+    server: Server, far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = get_link()
+    assert link is not None
+    send = link.send
+    monkeypatch.setattr(link, "send", lambda group, message: send(group, message) and send(group, message))
+    await far.start()
+    async with server.socket() as socket:
+        await socket.hello(name="Caller")
+        assert await far.people() == ["Caller"]
+        socket.send("pcm", on=True)
+        await socket.hear("pcm", on=True)
+        for number in range(30):
+            socket.send_bytes(struct.pack("<h", 1000 + number) * 960)
+        for number in range(10):
+            socket.send("say", id=number, text=f"hello {number}")
+            assert (await socket.hear("words", role="assistant", completed=True))["text"] == f"You said: hello {number}"
+        heard = await far.until_heard(1029)
+        assert heard == [each for each in range(1000, 1030) if each in set(heard)]
+    await far.until_people()
+
+
+async def test_who_has_left_does_not_come_back_when_the_layer_delivers_their_coming_again(
+    server: Server, far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = get_link()
+    assert link is not None
+    send = link.send
+    came: list[tuple[str, dict[str, Any]]] = []
+
+    def noted(group: str, message: dict[str, Any]) -> bool:
+        if message["type"] == "relay.open":
+            came.append((group, message))
+        return send(group, message)
+
+    monkeypatch.setattr(link, "send", noted)
+    await far.start()
+    async with server.socket() as socket:
+        await socket.hello(name="Before")
+    await far.until_people()
+    [again] = came
+    send(*again)
+    async with server.socket() as socket:
+        await socket.hello(name="After")
+        assert await far.people() == ["After"]
+        assert await far.tell("relayed") == 1
+
+
+# Workers of other versions
+
+
+async def test_a_worker_of_another_version_may_say_more_of_somebody_than_is_known_here(
+    server: Server, far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def newer(message: dict[str, Any]) -> dict[str, Any]:
+        return {**message, "colour": "red", "admission": {**message["admission"], "may_paint": True}}
+
+    change_opens(monkeypatch, newer)
+    await far.start()
+    async with server.socket() as socket:
+        assert (await socket.hello(name="Caller"))["name"] == "Caller"
+        assert await far.people() == ["Caller"]
+
+
+@pytest.mark.parametrize("missing", ["admission", "call", "name", "user_id", "role"])
+async def test_somebody_who_is_not_understood_there_is_told_to_come_again(
+    server: Server, far: Far, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    def other(message: dict[str, Any]) -> dict[str, Any]:
+        admission = {key: value for key, value in message["admission"].items() if key != missing}
+        return {key: value for key, value in {**message, "admission": admission}.items() if key != missing}
+
+    change_opens(monkeypatch, other)
+    await far.start()
+    async with server.socket() as socket:
+        assert await socket.refused() == ("going_away", 4503)
+    assert await far.people() == []
+    assert await far.tell("relayed") == 0
+
+
+async def test_it_is_logged_when_somebody_is_not_understood(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    link, worker = get_link(), current_worker()
+    assert link is not None
+    assert worker is not None
+    answers: list[dict[str, Any]] = []
+    monkeypatch.setattr(link, "send", lambda group, message: not answers.append(message))
+    opening = {"type": "relay.open", "from": str(uuid.uuid4()), "group": worker_group(worker.id), "key": "a key"}
+    await until(lambda: worker_group(worker.id) in link._entered)
+    await get_layer().group_send(worker_group(worker.id), opening)
+    await until(lambda: bool(answers))
+    [answer] = answers
+    assert (answer["type"], answer["key"], answer["code"]) == ("relay.over", "a key", "going_away")
+    assert f"Worker {opening['from']} sent somebody" in caplog.text
+    assert "could not be taken" not in caplog.text
+
+
+async def test_an_end_for_a_reason_that_is_not_known_here_sends_the_client_back(server: Server, far: Far) -> None:
+    await far.start()
+    worker = current_worker()
+    assert worker is not None
+    assert worker.relays is not None
+    async with server.socket() as socket:
+        await socket.hello()
+        [(theirs, peer)] = worker.relays._peers.items()
+        [key] = peer.lanes
+        over = {"type": "relay.over", "from": str(theirs), "key": key, "code": "full_moon", "detail": "Come again"}
+        await get_layer().group_send(worker_group(worker.id), {**over, "group": worker_group(worker.id)})
+        assert await socket.end() == ("going_away", 4503)
+    await far.until_people()
+
+
+def change_opens(monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    link = get_link()
+    assert link is not None
+    send = link.send
+    monkeypatch.setattr(
+        link,
+        "send",
+        lambda group, message: send(group, change(message) if message["type"] == "relay.open" else message),
+    )

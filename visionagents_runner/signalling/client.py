@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Coroutine, Hashable, Mapping
@@ -35,10 +36,9 @@ _AGAIN_SECONDS = 0.1
 _MOST_TRIED = 2
 _WAITING = 64
 
-_NO_WAY = (
-    "The agent of this call runs in another process of the server, which this one cannot reach: "
-    "set CHANNEL_LAYERS to channels_redis"
-)
+_MEDIA = frozenset({"offer", "pcm"})
+
+_NO_WAY = "The agent of this call cannot be reached from here: try again in a moment"
 _NO_ANSWER = "The process of the server that runs the agent of this call does not answer: try again in a moment"
 _MOVED = "The agent of this call has come to another process of the server: join again"
 
@@ -67,6 +67,8 @@ class CallClient:
         self._seat: Seat | None = None
         self._waiting: list[tuple[str, dict[str, Any]]] = []
         """What came while the client moved from one room to another."""
+        self._moves_on = False
+        """Whether the agent was elsewhere again before the client was in its seat."""
         self._task: asyncio.Task[None] | None = None
 
     async def leave(self) -> None:
@@ -88,6 +90,8 @@ class CallClient:
             self._seat.on_message(kind, message)
         elif kind == "leave":
             self._socket.finish()
+        elif kind in _MEDIA:
+            pass  # it begins these anew when it is welcomed there, and could take the answer for that of its new offer
         elif len(self._waiting) < _WAITING:
             self._waiting.append((kind, message))
         else:
@@ -113,8 +117,8 @@ class CallClient:
 
     def move(self) -> None:
         if self._seat is None:
-            return  # on its way already
-        if self._moves:
+            self._moves_on = True
+        elif self._moves:
             seat, self._seat = self._seat, None
             self._do(self._move(seat), name="move")
         else:
@@ -140,8 +144,9 @@ class CallClient:
             # Who was invited by name has that name; everybody else may say theirs.
             name = (admission.name or name) if admission.session_id else (name or admission.name)
             guest = Guest(self._call, admission, name or "Guest", self._agents() if admission.may_start else ())
-            self._seat = await self._find_seat(guest)
+            seat = await self._find_seat(guest)
             self._guest = guest
+        self._sit(seat)
 
     def _agents(self) -> tuple[str, ...]:
         worker = current_worker()
@@ -150,8 +155,17 @@ class CallClient:
     async def _move(self, seat: Seat) -> None:
         assert self._guest is not None
         await seat.leave()
+        self._moves_on = False  # if the old seat said so once more, it was for this move
         async with asyncio.timeout(_MOVE_SECONDS):
-            self._seat = seat = await self._find_seat(self._guest)
+            seat = await self._find_seat(self._guest)
+        self._sit(seat)
+
+    def _sit(self, seat: Seat) -> None:
+        self._seat = seat
+        if self._moves_on:
+            self._moves_on = False
+            self.move()
+            return
         waiting, self._waiting = self._waiting, []
         for kind, message in waiting:
             seat.on_message(kind, message)
@@ -167,6 +181,7 @@ class CallClient:
         patience = time.monotonic() + _SETTLE_SECONDS
         while len(tried) < _MOST_TRIED and (home := await home_of(guest.call, session_id, but=tried)) is not None:
             if get_link() is None:
+                _warn_of_no_way()
                 raise Fatal(Code.ELSEWHERE, _NO_WAY)
             seat, answer = await self._go(guest, home)
             if seat is not None:
@@ -216,3 +231,12 @@ class CallClient:
         elif isinstance(error, TimeoutError):
             error = Fatal(Code.SERVER_ERROR, "The server took too long: try again in a moment")
         self._socket.fail(error)
+
+
+@functools.cache
+def _warn_of_no_way() -> None:
+    """Tell whoever can do something about it, once."""
+    logger.warning(
+        "Somebody joins a call whose agent runs in another process of the server, which this one cannot reach: "
+        "set CHANNEL_LAYERS to channels_redis"
+    )

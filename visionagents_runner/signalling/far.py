@@ -100,12 +100,12 @@ class FarMember:
     def over(self, code: str, detail: str) -> None:
         if self._answer.cancelled():
             return
-        if code == ABSENT:
+        if code in {ABSENT, MOVED} and not self._answer.done():
             self._answer.set_result(Answer.ABSENT)
         elif code == MOVED:
             self._port.move()
         elif code:
-            self._fail(Fatal(Code(code), detail))
+            self._fail(Fatal(_known(code), detail))
         else:
             self._port.finish()
 
@@ -127,3 +127,10 @@ class FarMember:
                 await self._port.send_frame(self._frames.popleft())
             self._heard.clear()
             await self._heard.wait()
+
+
+def _known(code: str) -> Code:
+    try:
+        return Code(code)
+    except ValueError:  # the other worker is of another version
+        return Code.GOING_AWAY

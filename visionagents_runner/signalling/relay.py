@@ -3,7 +3,7 @@
 Each person has a lane: text messages, each once and in order, and frames of audio, of which the oldest are dropped
 when it is behind. A message of the channel layer costs each side about half a millisecond, so all lanes between two
 workers share bundles. No more than `WINDOW` of these are under way, so that nothing piles up where a worker, or the
-layer, is held up.
+layer, is held up. They are numbered, because the layer may lose one, and deliver one again.
 
 The layer is trusted like the database: who can write to it can act for anybody on any call. channels_redis can encrypt
 what goes through it (``symmetric_encryption_keys``).
@@ -36,6 +36,8 @@ TEXT_SECONDS = 0.004
 """Text goes at once, unless a bundle went so short a time ago."""
 
 FRAMES_WAITING = 25
+BYTES_WAITING = 1024 * 1024
+"""Of text, for one person."""
 WINDOW = 24
 """Bundles that the other worker has not acknowledged: about a second of audio."""
 BUNDLE_BYTES = 512 * 1024
@@ -71,6 +73,7 @@ class Lane:
         """Frames that came too late to be sent."""
         self._peer = peer
         self._texts: dict[Hashable, str] = {}
+        self._text_bytes = 0
         self._frames: deque[bytes] = deque(maxlen=FRAMES_WAITING)
         self._numbers = itertools.count()
 
@@ -83,11 +86,16 @@ class Lane:
         return self._peer.lanes.get(self.key) is self
 
     def post(self, text: str, *, key: Hashable | None = None) -> bool:
-        """Send soon, in place of what waits with the same key. False if too much waits."""
+        """Send soon what `wire.encode` made, in place of what waits with the same key. False if too much waits."""
         key = next(self._numbers) if key is None else ("key", key)
         if key not in self._texts and len(self._texts) >= wire.OUTBOX_SIZE:
             return False
+        # It is ASCII, of as many bytes as characters.
+        others = self._text_bytes - len(self._texts.get(key, ""))
+        if others and others + len(text) > BYTES_WAITING:
+            return False
         self._texts[key] = text
+        self._text_bytes = others + len(text)
         self._peer.wake(self, TEXT_SECONDS)
         return True
 
@@ -110,6 +118,7 @@ class Lane:
             text = self._texts.pop(next(iter(self._texts)))
             texts.append(text)
             taken += len(text)
+        self._text_bytes -= taken
         frames = b"".join(self._frames) if taken < size else b""
         if frames:
             self._frames.clear()
@@ -144,8 +153,7 @@ class Peer:
         return lane
 
     def close(self, lane: Lane, code: str, detail: str) -> None:
-        while lane.pending:
-            self._send_bundle([lane.take(BUNDLE_BYTES)[0]])
+        self._empty(lane)
         self.forget(lane)
         self.send({"type": "relay.over", "key": lane.key, "code": code, "detail": detail})
 
@@ -154,6 +162,19 @@ class Peer:
         self._waiting.pop(lane.key, None)
         if lane.dropped:
             logger.info("%d frames of audio came too late to be relayed to another worker", lane.dropped)
+
+    def bye(self) -> Message:
+        """Send what waits, then that this worker ends; returns that last message."""
+        for lane in self.lanes.values():
+            self._empty(lane)
+        bye = {"type": "relay.bye", "from": self._mine, "group": self._group}
+        self.send(bye)
+        return bye
+
+    def _empty(self, lane: Lane) -> None:
+        while lane.pending:
+            self._send_bundle([lane.take(BUNDLE_BYTES)[0]])
+        self._waiting.pop(lane.key, None)
 
     def dispose(self) -> None:
         """Nothing more is sent."""
@@ -205,14 +226,13 @@ class Peer:
         # What is left is sent when they acknowledge what they have.
 
     def _send_bundle(self, items: list[Any], **more: Any) -> None:
-        number = 0
         if items:
             self._sent += 1
-            number = self._sent
             self._flushed_at = time.monotonic()
         self._told = self._received
         ack = [self._their_run, self._received]
-        self.send({"type": "relay.bundle", "run": self._run, "n": number, "ack": ack, "lanes": items, **more})
+        # One without items says how many there were: or the window would stay closed when the last of them were lost.
+        self.send({"type": "relay.bundle", "run": self._run, "n": self._sent, "ack": ack, "lanes": items, **more})
 
     # Receiving
 
@@ -225,11 +245,12 @@ class Peer:
             self._acked = acked
             if self._waiting:
                 self._plan(self._flushed_at + TEXT_SECONDS)
-        if bundle["n"]:
-            self._received = bundle["n"]
-        for key, first, texts, frames in bundle["lanes"]:
-            self._receive(key, first, texts, frames)
-        if (beat := bundle.get("beat")) is not None:
+        number, before = bundle["n"], self._received
+        self._received = max(number, before)
+        if number > before:  # what is in others came before, or is nothing
+            for key, first, texts, frames in bundle["lanes"]:
+                self._receive(key, first, texts, frames)
+        if number >= before and (beat := bundle.get("beat")) is not None:
             self._compare(beat)
         if self._received - self._told >= WINDOW // 4:
             self._send_bundle([])

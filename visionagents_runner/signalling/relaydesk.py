@@ -6,13 +6,16 @@ import asyncio
 import logging
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
 from ..feeds.link import Link, Message, get_layer, get_link, worker_group
 from ..tasks import spawn
+from ..tokens import ROLES
 from .relay import BEAT_SECONDS, SILENCE_SECONDS, End, Lane, Peer
+from .wire import Code
 
 if TYPE_CHECKING:
     from ..worker import AgentWorker
@@ -21,8 +24,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LAST_SECONDS = 2.0
+_KEYS_KEPT = 512
 _GOING_AWAY = "The process of the server that runs the agent of this call is going away"
 _GONE = "The process of the server that runs the agent of this call is gone"
+_NOT_UNDERSTOOD = "The processes of the server are of different versions: join again in a moment"
 
 
 class RelayDesk:
@@ -34,6 +39,8 @@ class RelayDesk:
         self._undo: Callable[[], None] | None = None
         self._peers: dict[uuid.UUID, Peer] = {}
         self._members: set[asyncio.Task[None]] = set()
+        self._came: deque[str] = deque(maxlen=_KEYS_KEPT)
+        """Keys of those who came last, whether they are still here or not."""
         self._beating: asyncio.Task[None] | None = None
 
     @property
@@ -57,11 +64,11 @@ class RelayDesk:
         layer, peers = get_layer(), list(self._peers.values())
         try:
             async with asyncio.timeout(_LAST_SECONDS):
+                byes = [peer.bye() for peer in peers]
                 while self._link.waiting and peers:  # noqa: ASYNC110
                     await asyncio.sleep(0.005)
-                for peer in peers:
-                    bye = {"type": "relay.bye", "from": str(self._id), "group": worker_group(peer.id)}
-                    await layer.group_send(worker_group(peer.id), bye)
+                for bye in byes:  # once more, because the link may close in the middle of the last one
+                    await layer.group_send(bye["group"], bye)
         except Exception as error:
             logger.debug("Other workers were not told that this one ends: %r", error)
         members = list(self._members)
@@ -112,16 +119,21 @@ class RelayDesk:
                 self._lose(peer, _GOING_AWAY)
 
     def _let_in(self, peer: Peer, message: Message) -> None:
-        from .access import Admission
-        from .member import Guest
         from .near import NearMember
 
-        call_type, call_id = message["call"]
-        guest = Guest(
-            (call_type, call_id), Admission(**message["admission"]), message["name"], tuple(message["agents"])
-        )
+        key: str = message["key"]
+        if key in peer.lanes or key in self._came:
+            return  # the layer delivers a message twice now and then
+        self._came.append(key)
+        try:
+            guest = _read_guest(message)
+        except (KeyError, TypeError, ValueError) as error:
+            logger.warning("Worker %s sent somebody whom this version does not understand: %r", peer.id, error)
+            over = {"code": Code.GOING_AWAY.value, "detail": _NOT_UNDERSTOOD}
+            peer.send({"type": "relay.over", "key": key, **over})
+            return
         member = NearMember(guest)
-        task = member.open(peer.open(message["key"], member, confirmed=True))
+        task = member.open(peer.open(key, member, confirmed=True))
         self._members.add(task)
         task.add_done_callback(self._members.discard)
 
@@ -163,3 +175,20 @@ class RelayDesk:
                 else:
                     peer.beat()
         self._beating = None
+
+
+def _read_guest(message: Message) -> Guest:
+    """Return whom another worker, perhaps of another version, asks to let in.
+
+    Raises:
+        KeyError, TypeError, ValueError: something is missing, or is not what it should be.
+    """
+    from .access import Admission
+    from .member import Guest
+
+    call_type, call_id = message["call"]
+    told = message["admission"]
+    admission = Admission(**{each.name: told[each.name] for each in fields(Admission) if each.name in told})
+    if admission.role not in ROLES:
+        raise ValueError(f"role is {admission.role!r}")
+    return Guest((call_type, call_id), admission, message["name"], tuple(message["agents"]))

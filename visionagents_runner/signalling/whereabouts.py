@@ -16,6 +16,9 @@ from ..worker import current_worker
 from .access import live_sessions
 from .wire import Code, Fatal
 
+_UNREACHED = "The agent of this invitation cannot be reached now: try again in a moment"
+_UNTAKEN = "No worker has taken the session of this invitation yet: try again in a moment"
+
 Call: TypeAlias = tuple[str, str]
 """Type and id."""
 
@@ -28,7 +31,7 @@ async def home_of(call: Call, session_id: str | None = None, *, but: Collection[
     An invitation to a session leads to the worker of that one. Workers of ``but`` are as if they had no agent.
 
     Raises:
-        Fatal: no worker that gives signs of life runs that session.
+        Fatal: no worker that gives signs of life runs that session, or none has taken it yet.
     """
     if session_id is not None:
         home = await _home_of_session(session_id)
@@ -51,7 +54,8 @@ async def _home_of_session(session_id: str) -> uuid.UUID | None:
         return None
     home = await store.read(_session_home, session_id)
     if home is None:
-        raise Fatal(Code.ELSEWHERE, "The agent of this invitation cannot be reached now: try again in a moment")
+        queued = await store.read(_is_queued, session_id)
+        raise Fatal(Code.ELSEWHERE, _UNTAKEN if queued else _UNREACHED)
     return None if home == _mine() else home
 
 
@@ -81,6 +85,10 @@ def _first_home(call: Call, but: list[uuid.UUID]) -> uuid.UUID | None:
 def _session_home(session_id: str) -> uuid.UUID | None:
     rows = _running(SessionStatus.STARTING, SessionStatus.ACTIVE, SessionStatus.CLOSING).filter(pk=session_id)
     return rows.values_list("worker_id", flat=True).first()
+
+
+def _is_queued(session_id: str) -> bool:
+    return AgentSession.objects.live().filter(pk=session_id, status=SessionStatus.QUEUED).exists()
 
 
 def _at_other_workers(calls: list[Call], keys: list[uuid.UUID] | None, mine: uuid.UUID | None) -> set[Call]:

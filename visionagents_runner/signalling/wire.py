@@ -1,6 +1,10 @@
 """The messages of a call's WebSocket, and the bounds that both sides keep.
 
 A text message is a JSON object with a ``type``; a binary one is a frame of audio. Version 1.
+
+A client that says hello with ``"moves": true`` may be welcomed again, over the same connection: its call goes on in
+another room, in another process. It then begins its media anew. An ``offer`` or ``pcm`` that it sent before is answered
+from one of the rooms, or not at all, so the ``id`` of an offer must be one that this connection has not had.
 """
 
 from __future__ import annotations

@@ -116,8 +116,8 @@ const PROBLEMS = {
     action: "join",
   },
   elsewhere: {
-    title: "The agent of this call lives in another process",
-    text: "The server runs several processes, and this connection reached one that cannot reach the agent's. Try again.",
+    title: "The agent of this call cannot be reached now",
+    text: "It lives in another process of the server than this connection reached. Try again in a moment.",
     action: "join",
   },
   unknown_path: {
@@ -163,18 +163,19 @@ export const meaningOf = (closeCode) => CLOSE_CODES[closeCode] ?? "lost";
 /** After these it makes no sense to try again by itself. */
 export const isFinal = (code) => !["lost", "going_away", "silent", "elsewhere"].includes(code);
 
-/** `{code, title, text, action, level}` for a code; `detail` is the server's sentence, shown where ours has none. */
+/** `{code, title, text, action, level}` for a code; `detail` is the server's sentence, shown where it says more. */
 export function problem(code, detail = "") {
   const found = PROBLEMS[code] ?? PROBLEMS.server_error;
   return { level: "error", ...found, code, text: detailed(code, found.text, detail) };
 }
 
-const TELLS_MORE = new Set(["elsewhere", "session_ended", "say_failed", "server_error", "bad_message", "too_large"]);
+const TELLS_ALL = new Set(["elsewhere"]); // there is more than one reason for it
+const TELLS_MORE = new Set([...TELLS_ALL, "session_ended", "say_failed", "server_error", "bad_message", "too_large"]);
 
 function detailed(code, text, detail) {
   if (!detail || !TELLS_MORE.has(code)) return text;
   const sentence = /[.!?]$/.test(detail) ? detail : `${detail}.`;
-  return `${sentence} ${text}`;
+  return TELLS_ALL.has(code) ? sentence : `${sentence} ${text}`;
 }
 
 /** The code for what `getUserMedia` threw. */

@@ -6,6 +6,8 @@ const ANSWER_MS = 6000;
 const CONNECT_MS = 4000;
 const DISCONNECTED_MS = 5000;
 
+let offers = 0; // of this page: an answer to an earlier peer connection may still come when there is a new one
+
 /**
  * Events: "audio" and "video" with a MediaStream (video: or null, when none comes any more); "failed" once, if it broke
  * after it had connected; "custom" with what came over the data channel.
@@ -15,7 +17,6 @@ export class WebRTC extends EventTarget {
   #pc;
   #audio;
   #video;
-  #offers = 0;
   #negotiating = Promise.resolve();
   #closed = false;
   #brokenTimer = 0;
@@ -82,7 +83,7 @@ export class WebRTC extends EventTarget {
     if (this.#closed) return; // the call goes on another way, and the server would take this for a new beginning
     const { sdp } = this.#pc.localDescription;
     if (!sdp.includes("a=candidate:")) throw new Error("the browser found no network address to offer");
-    const id = `offer-${++this.#offers}`;
+    const id = `offer-${++offers}`;
     const answer = await this.#answer(id, sdp);
     if (!this.#closed) await this.#pc.setRemoteDescription({ type: "answer", sdp: answer });
     if (!["sendrecv", "recvonly"].includes(this.#video.currentDirection)) this.#emit("video", null);
