@@ -40,8 +40,7 @@ class Lease:
 
     def renew(self, sent_at: float) -> None:
         """A heartbeat that was sent at ``sent_at`` has reached the database."""
-        settings = get_settings()
-        if sent_at - self._renewed_at > max(2 * settings.HEARTBEAT_INTERVAL, settings.WORKER_TTL * GAP):
+        if sent_at - self._renewed_at > self._gap:
             self._steady_since = boot_time()
         self._renewed_at = max(self._renewed_at, sent_at)
 
@@ -50,9 +49,15 @@ class Lease:
         """Whether it can be told that another worker is silent.
 
         While the database was away nobody's heartbeat reached it, and they all look dead to whoever is back first. So
-        this worker's own must have come through for as long as others may take.
+        this worker's own must have come through for as long as others may take, until this moment.
         """
-        return boot_time() - self._steady_since >= get_settings().WORKER_TTL
+        now = boot_time()
+        return now - self._renewed_at <= self._gap and now - self._steady_since >= get_settings().WORKER_TTL
+
+    @property
+    def _gap(self) -> float:
+        settings = get_settings()
+        return max(2 * settings.HEARTBEAT_INTERVAL, settings.WORKER_TTL * GAP)
 
     @property
     def runs_out(self) -> bool:

@@ -662,30 +662,34 @@ class Reaped(NamedTuple):
     expired: list[uuid.UUID]
 
 
-async def reap(me: Worker, identity: ProcessIdentity, *, judge_silent: bool = True, every: float = 0.0) -> Reaped:
+async def reap(
+    me: Worker, identity: ProcessIdentity, *, may_judge: Callable[[], bool] = lambda: True, every: float = 0.0
+) -> Reaped:
     """Look after the sessions of workers that died, mark them unreachable, then lost, and after those in the queue.
 
-    Any worker may do this at any time: each change is conditional, so that of several exactly one makes it. Without
-    ``judge_silent``, only workers of this machine whose processes are known to be gone count as dead.
+    Any worker may do this at any time: each change is conditional, so that of several exactly one makes it. While
+    ``may_judge()``, asked on any thread, says no, only workers of this machine whose processes are known to be gone
+    count as dead.
 
     What takes looking at the sessions of all workers is done by one of them in ``every`` seconds; with 0, at each call.
     """
-    return await _reaper.run(partial(_reap, me, identity, judge_silent, every))
+    return await _reaper.run(partial(_reap, me, identity, may_judge, every))
 
 
-def _reap(me: Worker, identity: ProcessIdentity, judge_silent: bool, every: float) -> Reaped:
+def _reap(me: Worker, identity: ProcessIdentity, may_judge: Callable[[], bool], every: float) -> Reaped:
     others = Worker.objects.running().exclude(pk=me.pk)
     lost: list[uuid.UUID] = []
     expired: list[uuid.UUID] = []
     for worker in others.filter(boot_id=identity.boot_id, pid_namespace=identity.pid_namespace).exclude(boot_id=""):
         if is_known_dead(worker.pid, worker.process_started):
             lost += _bury(worker, "The worker's process ended without closing it.")
-    if judge_silent and _my_turn("judge", every):
-        lost += _judge_silent(others)
+    if may_judge() and _my_turn("judge", every):
+        lost += _judge_silent(others, may_judge)
     if _my_turn("sweep", every):
         expired = AgentSession.objects.expire()
         # A worker that was stopped while one of its starts was being admitted leaves a row that nobody runs.
-        orphans = AgentSession.objects.filter(worker__state=WorkerState.STOPPED)
+        stopped = Worker.objects.filter(state=WorkerState.STOPPED)
+        orphans = AgentSession.objects.filter(worker_id__in=stopped.values("pk"))
         lost += orphans.finish(EndReason.WORKER_LOST, error="The worker stopped before the session had begun.")
         SessionCommand.objects.sweep(_COMMAND_AGE)
         Slot.objects.forget_old(_SLOT_AGE)
@@ -696,25 +700,32 @@ def _my_turn(name: str, every: float) -> bool:
     return not every or Turn.objects.take(name, every)
 
 
-def _judge_silent(others: WorkerQuerySet) -> list[uuid.UUID]:
+def _judge_silent(others: WorkerQuerySet, may_judge: Callable[[], bool]) -> list[uuid.UUID]:
     settings = get_settings()
     lost: list[uuid.UUID] = []
-    for worker in others.silent(settings.WORKER_TTL + settings.WORKER_GRACE):
-        lost += _bury(worker, f"The worker has been silent since {worker.heartbeat_at:%Y-%m-%d %H:%M:%S} UTC.")
+    most = settings.WORKER_TTL + settings.WORKER_GRACE
+    dead = list(others.silent(most))
     silent = list(others.silent(settings.WORKER_TTL).values_list("pk", flat=True))
-    if silent:
-        theirs = AgentSession.objects.filter(worker_id__in=silent)
-        # Their worker, if it lives, has stopped these by its own clock, so that they can go on elsewhere at once.
-        lost += theirs.filter(restartable=True).finish(
-            EndReason.WORKER_LOST, error="The worker has been silent for its time-to-live (WORKER_TTL)."
-        )
-        theirs.mark_unreachable()
+    # Asked again: if that took long, it was the database that was silent.
+    if not silent or not may_judge():
+        return []
+    for worker in dead:
+        why = f"The worker has been silent since {worker.heartbeat_at:%Y-%m-%d %H:%M:%S} UTC."
+        lost += _bury(worker, why, silent_for=most)
+    theirs = AgentSession.objects.filter(worker_id__in=silent)
+    # Their worker, if it lives, has stopped these by its own clock, so that they can go on elsewhere at once.
+    lost += theirs.filter(restartable=True).finish(
+        EndReason.WORKER_LOST, error="The worker has been silent for its time-to-live (WORKER_TTL)."
+    )
+    theirs.mark_unreachable()
     return lost
 
 
-def _bury(worker: Worker, why: str) -> list[uuid.UUID]:
+def _bury(worker: Worker, why: str, *, silent_for: float | None = None) -> list[uuid.UUID]:
+    """End a worker and its sessions; with ``silent_for``, unless it has given a sign of life meanwhile."""
     # First, so that it takes nothing more should it live all the same. What this leaves, should we die here, is swept.
-    worker.mark_stopped()
+    if not worker.mark_stopped(silent_for=silent_for):
+        return []
     lost = AgentSession.objects.filter(worker_id=worker.pk).finish(EndReason.WORKER_LOST, error=why)
     Slot.objects.forget_worker(worker.pk)
     if lost:

@@ -515,7 +515,7 @@ class AgentWorker:
         await self._end_what_nobody_runs()
         # The half: whoever asks next after an interval shall find that it is time.
         every = get_settings().HEARTBEAT_INTERVAL / 2
-        reaped = await store.reap(self._row, self._identity, judge_silent=self.lease.may_judge, every=every)
+        reaped = await store.reap(self._row, self._identity, may_judge=lambda: self.lease.may_judge, every=every)
         self.instruments.declared_lost(len(reaped.lost))
         self._announce(reaped.lost, EndReason.WORKER_LOST)
         self._announce(reaped.expired, EndReason.EXPIRED)

@@ -80,7 +80,7 @@ def look_after(index: int) -> Work:
     def work() -> int:
         store._ended_among(keys)
         list(AgentSession.objects.live().filter(worker_id=worker.pk).order_by().values_list("pk", flat=True))
-        store._reap(worker, identity, True, 3600.0)  # another one's turn to look after all
+        store._reap(worker, identity, lambda: True, 3600.0)  # another one's turn to look after all
         return 1
 
     return work

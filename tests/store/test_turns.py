@@ -48,9 +48,9 @@ def test_workers_judge_each_other_one_at_a_time_and_none_waits_for_one_that_died
     me, gone = silent_worker(0, boot_id="here"), silent_worker(91)
     session = session_on(gone)
     assert Turn.objects.take("judge", 2.5)  # by a worker that dies before it does anything
-    assert store._reap(me, identify(), True, 2.5).lost == []
+    assert store._reap(me, identify(), lambda: True, 2.5).lost == []
     let_pass()
-    assert store._reap(me, identify(), True, 2.5).lost == [session.pk]
+    assert store._reap(me, identify(), lambda: True, 2.5).lost == [session.pk]
 
 
 def test_each_worker_looks_itself_whether_processes_of_its_machine_live() -> None:
@@ -60,7 +60,7 @@ def test_each_worker_looks_itself_whether_processes_of_its_machine_live() -> Non
     session = session_on(killed)
     Turn.objects.create(name="judge", due_at=in_seconds(60))
     Turn.objects.create(name="sweep", due_at=in_seconds(60))
-    assert store._reap(me, identity, True, 2.5).lost == [session.pk]
+    assert store._reap(me, identity, lambda: True, 2.5).lost == [session.pk]
 
 
 def test_what_one_worker_counted_the_others_take_from_it() -> None:

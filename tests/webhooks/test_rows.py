@@ -57,7 +57,7 @@ def test_sessions_that_others_end_are_told_of_too() -> None:
     store.request_close_sync([forced.pk], force=True)
     store.request_close_sync([queued.pk])
     me = Worker.objects.create(hostname="here", pid=2)
-    store._reap(me, store.ProcessIdentity("here", 2, "", "", ""), True, 0.0)
+    store._reap(me, store.ProcessIdentity("here", 2, "", "", ""), lambda: True, 0.0)
     for session in (lost, forced, queued):
         assert WebhookDelivery.objects.filter(session=session).count() == 2
     on_mine = AgentSession(call_id="mine", worker=me)

@@ -6,10 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from django.db import connection, transaction
 
 from tests.conftest import agent_of, row_of, until
 from tests.processes import child
@@ -141,6 +144,50 @@ def test_of_two_that_end_a_session_only_the_first_does() -> None:
     assert AgentSession.objects.finish(EndReason.WORKER_LOST) == []
     session.refresh_from_db()
     assert session.end_reason == EndReason.FINISHED
+
+
+def somebody_waits_for_a_lock() -> bool:
+    where = {
+        "postgresql": "pg_locks WHERE NOT granted",
+        "mysql": "information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT COUNT(*) FROM {where[connection.vendor]}")
+        return bool(cursor.fetchone()[0])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_that_end_it_at_once_the_one_that_waits_for_the_other_finds_it_ended() -> None:
+    if connection.vendor == "sqlite":
+        return  # there, whoever is second does not even read before
+    worker = silent_worker(0)
+    session = session_on(worker)
+    worker.mark_stopped()
+
+    def sweep() -> list[uuid.UUID]:
+        try:
+            return store._reap(silent_worker(0), identify(), lambda: False, 0.0).lost
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as others:
+        with transaction.atomic():
+            assert AgentSession.objects.filter(worker_id=worker.pk).finish(EndReason.WORKER_LOST) == [session.pk]
+            sweeping = others.submit(sweep)
+            deadline = time.monotonic() + 10
+            while not somebody_waits_for_a_lock():
+                assert time.monotonic() < deadline
+                assert not sweeping.done()
+                time.sleep(0.2)  # MariaDB tells what it told before to who asks more often
+        assert sweeping.result(10) == []
+    assert [event.kind for event in session.events.all()].count("ended") == 1
+
+
+@pytest.mark.django_db
+def test_a_change_of_state_by_a_condition_that_would_not_be_judged_again_is_refused() -> None:
+    session_on(silent_worker(0))
+    with pytest.raises(ValueError, match="subquery"):
+        AgentSession.objects.filter(worker__state="stopped").finish(EndReason.WORKER_LOST)
 
 
 def test_a_process_is_known_by_its_start_time() -> None:

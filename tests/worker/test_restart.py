@@ -18,6 +18,7 @@ from visionagents_runner import lease, queue, store
 from visionagents_runner.exceptions import NotReady, RunnerConfigurationError
 from visionagents_runner.lease import Lease
 from visionagents_runner.models import AgentSession, EndReason, SessionEvent, SessionStatus, Turn, Worker
+from visionagents_runner.process import identify
 
 __all__ = ["host"]
 
@@ -284,3 +285,34 @@ def test_who_could_not_reach_the_database_itself_calls_nobody_silent(
     for now in range(1095, 1125, 5):
         held.renew(now)
     assert held.may_judge
+
+
+def test_who_has_not_reached_the_database_for_long_judges_nobody_before_it_has(
+    monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "WORKER_TTL": 30, "HEARTBEAT_INTERVAL": 5}
+    now = 1000.0
+    monkeypatch.setattr(lease, "boot_time", lambda: now)
+    held = Lease(lambda *, force: None)
+    for now in range(1005, 1045, 5):
+        held.renew(now)
+    assert held.may_judge
+    now += 11  # the database was away, and answers somebody else first
+    assert not held.may_judge
+
+
+@pytest.mark.django_db
+def test_a_worker_that_gives_a_sign_of_life_while_it_is_judged_is_left_alone(settings: Any) -> None:
+    settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "WORKER_TTL": 30, "WORKER_GRACE": 60}
+    me, back = silent_worker(0), silent_worker(91)
+    session = session_on(back)
+
+    def judge() -> bool:
+        Worker.objects.beat(back.pk)
+        return True
+
+    judged = iter([lambda: True, judge])
+    assert store._reap(me, identify(), lambda: next(judged)(), 0.0).lost == []
+    back.refresh_from_db()
+    session.refresh_from_db()
+    assert (back.state, session.is_live) == ("running", True)

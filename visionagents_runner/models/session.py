@@ -463,6 +463,10 @@ def _change(
     from .delivery import WebhookDelivery
     from .event import SessionEvent
 
+    if len([alias for alias, count in queryset.query.alias_refcount.items() if count]) > 1:
+        # Django would update the rows that a subquery found, and the database not judge its conditions again when the
+        # UPDATE had to wait for another one: both would have made the change.
+        raise ValueError("Name the sessions of other tables' rows by a subquery (worker_id__in=...), not by a join")
     changed: list[uuid.UUID] = []
     if keys is None:
         # In the order in which the recorder takes rows: who holds several waits only for those that come after them.

@@ -134,9 +134,10 @@ class Worker(models.Model):
         asked = Worker.objects.running().filter(pk=self.pk, drain_requested_at__isnull=False)
         return bool(asked.update(drain_requested_at=None))
 
-    def mark_stopped(self) -> bool:
-        """Say goodbye. Its sessions must have ended before; False if it was stopped already."""
-        return self._set_state(WorkerState.STOPPED, stopped_at=Now())
+    def mark_stopped(self, *, silent_for: float | None = None) -> bool:
+        """Say goodbye; False if it was stopped already, or, with ``silent_for``, was heard of in so many seconds."""
+        them = Worker.objects.running() if silent_for is None else Worker.objects.silent(silent_for)
+        return bool(them.filter(pk=self.pk).update(state=WorkerState.STOPPED, stopped_at=Now()))
 
     def revive(self, *, draining: bool = False) -> None:
         """It was declared dead while it was only slow: it runs on, under its old name and with no sessions."""
