@@ -20,7 +20,6 @@ from .soak import Soak
 from .stage import prepared_stage
 
 _PARTS = ("sessions", "faults", "soak")
-_CLOSE_MS = 30.0
 
 
 def main(args: list[str] | None = None) -> int:
@@ -69,7 +68,7 @@ async def _run_sessions(
         async with prepared_stage(
             kind, workers=options.workers, own_server=False, with_redis=with_redis, **limits
         ) as stage:
-            limit = _CLOSE_MS if with_redis else stage.fleet.poll * 1000
+            limit = sessions.CLOSE_MS if with_redis else stage.fleet.poll * 1000
             seen = await sessions.run(stage, options.sessions)
             seen.note("in the end", await stage.finished())
     except (AssertionError, TimeoutError) as error:

@@ -7,9 +7,10 @@ import itertools
 import json
 import random
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -36,6 +37,8 @@ class Asked:
     """What was answered; 0 for nothing: the connection failed, or it took too long."""
     session_id: str = ""
     detail: str = ""
+    answered: float = 0.0
+    """When (`trace.now`), or when the connection failed."""
 
     @property
     def accepted(self) -> bool:
@@ -77,6 +80,7 @@ class Client:
         call_id: str = "",
         key: str = "",
         path: str = "/sessions",
+        options: Mapping[str, Any] = MappingProxyType({}),
         **metadata: Any,
     ) -> Asked:
         """Ask for a session, with an API key if need be; whatever happens is noted."""
@@ -84,22 +88,27 @@ class Client:
         worker = via or self.some_worker()
         asked = Asked(number, agent, call_id or f"call-{self._name}-{number}", worker)
         self.asked.append(asked)
-        body = {"call_id": asked.call_id, "agent": agent, "metadata": {"number": number, **metadata}}
+        body = {"call_id": asked.call_id, "agent": agent, "metadata": {"number": number, **metadata}, **options}
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
             answer = await self._http.post(f"{worker.url}{path}", json=body, headers=headers)
         except httpx.HTTPError as error:
+            asked.answered = now()
             asked.detail = repr(error)
             return asked
+        asked.answered = now()
         asked.status = answer.status_code
         content = _json(answer)
         asked.session_id = content.get("session_id", "")
         asked.detail = str(content.get("detail", ""))
         return asked
 
-    async def dispatch(self, agent: str = "default", **options: Any) -> Asked:
-        """Have a session queued by some worker, for whichever has room."""
-        return await self.start(agent, path="/dispatch/", **options)
+    async def dispatch(
+        self, agent: str = "default", *, at: float | None = None, expires_at: float | None = None, **options: Any
+    ) -> Asked:
+        """Have a session queued by some worker, for whichever has room; in, and for, so many seconds."""
+        given = {name: value for name, value in (("at", at), ("expires_at", expires_at)) if value is not None}
+        return await self.start(agent, path="/dispatch/", options=given, **options)
 
     async def start_many(self, count: int, agent: str = "default", *, at_once: int = 10, **options: Any) -> list[Asked]:
         room = asyncio.Semaphore(at_once)
@@ -227,19 +236,20 @@ class Feed:
     def _told(self) -> str:
         return ", ".join(f"{at - now():.1f} s {message['type']}" for at, message in self.received[-10:])
 
-    async def until(self, kind: str, **fields: Any) -> float:
-        """Wait for a message of that type with these fields, or find that it came; returns when."""
+    async def until(self, kind: str, /, *, saying: str = "", **fields: Any) -> float:
+        """Wait for a message of that type with these fields, and these words, or find that it came; returns when."""
 
         def found() -> float | None:
             for at, message in self.received:
-                if message["type"] == kind and all(message.get(name) == value for name, value in fields.items()):
+                right = message["type"] == kind and all(message.get(name) == value for name, value in fields.items())
+                if right and saying in message.get("data", {}).get("text", ""):
                     return at
             return None
 
         async with asyncio.timeout(_SECONDS), self._news:
             while (at := found()) is None:
                 assert not self._closed, (
-                    f"{self.name} closed ({self._socket.close_code}) before {kind!r}: {self._told()}"
+                    f"{self.name} closed ({self._socket.close_code}) before {kind!r} {saying}: {self._told()}"
                 )
                 await self._news.wait()
             return at

@@ -9,6 +9,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -45,14 +46,6 @@ class Database:
 
     def sessions(self, where: str = "1=1") -> list[Row]:
         return self.rows(f"SELECT * FROM visionagents_runner_agentsession WHERE {where} ORDER BY created_at, id")
-
-    def tables(self) -> set[str]:
-        if self.kind == "sqlite":
-            found = self.rows("SELECT name FROM sqlite_master WHERE type = 'table'")
-        else:
-            schema = "'public'" if self.kind == "postgresql" else "DATABASE()"
-            found = self.rows(f"SELECT table_name AS name FROM information_schema.tables WHERE table_schema = {schema}")
-        return {row["name"] for row in found}
 
     def connections(self) -> int:
         """Return how many connections to it there are; 0 for a file."""
@@ -115,6 +108,19 @@ def connect(url: str) -> Any:
     return psycopg.connect(url, autocommit=True, connect_timeout=5)
 
 
+def refusal(kind: str) -> type[Exception]:
+    """Return what that kind's driver raises when a server has no connection left, or one has gone."""
+    if kind == "mariadb":
+        import MySQLdb
+
+        error: type[Exception] = MySQLdb.OperationalError
+    else:
+        import psycopg
+
+        error = psycopg.OperationalError
+    return error
+
+
 def _plain(name: str, value: Any) -> Any:
     if isinstance(value, uuid.UUID):
         return str(value)
@@ -124,6 +130,13 @@ def _plain(name: str, value: Any) -> Any:
         except ValueError:
             return value
     return value
+
+
+def utc(value: object) -> datetime:
+    """Return what drivers give as a time: text on SQLite, without a zone on MariaDB."""
+    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    assert isinstance(moment, datetime)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 @contextmanager

@@ -11,11 +11,14 @@ from itertools import pairwise
 
 from .databases import Row
 from .fleet import Fleet
-from .trace import Run
+from .trace import Built, Run
 
 ENDS = {"closed", "failed", "lost"}
 _FAILURES = {"create_failed", "join_failed", "error", "expired"}
 _ROUND_SECONDS = 0.2
+_OVERDUE_SECONDS = 5.0
+"""What the poll leaves to an engine, before it takes what is due itself."""
+_MARGIN = 15.0
 AWAKE_SECONDS = 0.5
 """How long an agent may show life beside the one that took its place, in a process that was stopped: that cannot stop
 its agents in time, and does so when it goes on."""
@@ -39,8 +42,9 @@ async def settle(fleet: Fleet, seconds: float = 40.0) -> None:
     """Close every session through living workers, and wait until none is live and no living process runs one.
 
     Raises:
-        AssertionError: some do not end.
+        AssertionError: some do not end, or nobody takes what waits in the queue.
     """
+    await _until_queue_is_taken(fleet)
     asked: dict[str, float] = {}
     deadline = time.monotonic() + fleet.until_lost + seconds
     while True:
@@ -68,6 +72,25 @@ async def settle(fleet: Fleet, seconds: float = 40.0) -> None:
         await asyncio.sleep(_ROUND_SECONDS)
 
 
+async def _until_queue_is_taken(fleet: Fleet) -> None:
+    """Wait until nothing that is due is left in the queue.
+
+    What a limit holds back is not due for long: whoever tries it in vain postpones it. So each may be found here with
+    the same time for as long as it takes until somebody looks, and no longer.
+    """
+    patience = fleet.poll + _OVERDUE_SECONDS + _MARGIN
+    seen: dict[tuple[str, object], float] = {}
+    began = time.monotonic()
+    while any(worker.answers for worker in fleet.workers) and (waiting := await fleet.waiting()):
+        now = time.monotonic()
+        seen = {(row["id"], row["due_at"]): seen.get((row["id"], row["due_at"]), now) for row in waiting}
+        forgotten = [key for (key, _), since in seen.items() if now - since > patience]
+        assert not forgotten, f"Nobody takes {forgotten} from the queue, which have been due for {patience:g} s"
+        if now - began > patience and all(row["attempts"] for row in waiting):
+            return
+        await asyncio.sleep(_ROUND_SECONDS)
+
+
 async def check(fleet: Fleet) -> Verdict:
     """Judge what a fleet leaves behind, once nothing is live.
 
@@ -82,6 +105,7 @@ async def check(fleet: Fleet) -> Verdict:
     verdict.problems += await _histories(fleet, rows)
     verdict.problems += _twice(rows, runs, {worker.pid for worker in fleet.workers if worker.was_stopped})
     verdict.problems += _left_running(fleet, rows, runs)
+    verdict.problems += _not_closed(fleet, await asyncio.to_thread(fleet.built))
     verdict.problems += _over_limits(fleet, rows, runs)
     verdict.problems += await _workers(fleet)
     verdict.problems += fleet.complaints()
@@ -155,7 +179,7 @@ def _twice(rows: Iterable[Row], runs: Iterable[Run], stopped: Container[int] = (
             continue
         allowed = AWAKE_SECONDS if before[0].pid in stopped else 0.0
         if (late := before[0].alive_after(after[0].began)) > allowed:
-            yield f"{row['id']} took the place of {row['restart_of_id']}, which still ran for {late:.2f} s"
+            yield f"{row['id']} took the place of {row['restart_of_id']}, which still ran, or closed, for {late:.2f} s"
     successors = Counter(row["restart_of_id"] for row in rows if row.get("restart_of_id"))
     for key, count in successors.items():
         if count > 1:
@@ -170,12 +194,17 @@ def _left_running(fleet: Fleet, rows: Iterable[Row], runs: Iterable[Run]) -> Ite
             yield f"the agent of {run.session_id} runs on in {run.pid}"
         elif run.stopped is None and run.pid not in killed:
             yield f"{run.pid} ended and left the agent of {run.session_id} in the middle"
-        elif run.stopped is not None and run.closed is None and run.agent != "talker" and run.pid not in killed:
-            yield f"the agent of {run.session_id} was never closed"
     ran = {run.session_id for run in runs}
     for row in rows:
         if row["started_at"] is not None and row["id"] not in ran:
             yield f"{row['id']} says that it started, and never ran"
+
+
+def _not_closed(fleet: Fleet, built: Iterable[Built]) -> Iterable[str]:
+    killed = {worker.pid for worker in fleet.workers if worker.killed}
+    for agent in built:
+        if not agent.closed and agent.pid not in killed:
+            yield f"the agent of {agent.session_id} ({agent.agent}) was built and never closed"
 
 
 def _over_limits(fleet: Fleet, rows: Iterable[Row], runs: Iterable[Run]) -> Iterable[str]:
@@ -189,11 +218,14 @@ def _over_limits(fleet: Fleet, rows: Iterable[Row], runs: Iterable[Run]) -> Iter
             groups["call", run.call_id].append(run)
         if run.agent == "few":
             groups["agent", "few"].append(run)
+        if run.agent == "single":
+            groups["agent of one", "single"].append(run)
         groups["cluster", ""].append(run)
         if users.get(run.session_id) is not None:
             groups["user", str(users[run.session_id])].append(run)
     most = {
         **fleet.limits,
+        "agent of one": 1,
         "cluster": fleet.settings.get("MAX_SESSIONS"),
         "user": fleet.settings.get("MAX_SESSIONS_PER_USER"),
     }

@@ -16,6 +16,9 @@ from .trace import now
 
 PER_CALL, PER_AGENT, PER_USER, SPARE = 3, 6, 4, 5
 _FLOOD = 30
+_TALKERS = 2
+CLOSE_MS = 30.0
+"""What the median of closes through other workers is to stay under, with Redis."""
 _TIMES = {"HEARTBEAT_INTERVAL": 5.0, "WORKER_TTL": 30.0, "WORKER_GRACE": 60.0, "METRICS_INTERVAL": 5.0}
 _TOO_MANY = 10
 """One in so many starts more than there is room for."""
@@ -44,6 +47,7 @@ async def run(stage: Stage, count: int) -> Seen:
     await _one_call(stage, seen)
     await _one_agent(stage, seen)
     await _one_user(stage, seen)
+    await _talk(stage, seen)
     home = await _fill(stage, count, seen)
     await _all(stage, seen)
     await _read_everywhere(stage, home, seen)
@@ -91,6 +95,66 @@ async def _reach(stage: Stage, seen: Seen, what: str, limit: int, agent: str = "
     seen.note(f"accepted of {_FLOOD} starts for {what}", len(accepted))
     await asyncio.gather(*(client.end(each.session_id) for each in accepted))
     await stage.until_all_are([each.session_id for each in accepted], "closed", seconds=20)
+
+
+async def _talk(stage: Stage, seen: Seen) -> None:
+    """Speak into agents through other workers than their own, and hear and read it on yet others."""
+    fleet = stage.fleet
+    ways = [_talk_into(stage, worker) for worker in fleet.workers for _ in range(_TALKERS)]
+    heard = [at for way in await asyncio.gather(*ways) for at in way]
+    seen.note("words said through one worker until read on the feed of another", _spread(heard))
+
+
+async def _talk_into(stage: Stage, home: WorkerProcess) -> list[float]:
+    """Returns how long it took each time, in milliseconds, from the request to the words on a feed."""
+    fleet, client = stage.fleet, stage.fleet.client
+    asked = await client.start("talker", via=home)
+    assert asked.accepted, asked.detail
+    key = asked.session_id
+    assert key in await fleet.running_on(home)
+    near = client.some_worker(home)
+    far = client.some_worker(home, near)
+    assert len({home, near, far}) == min(3, len(fleet.workers))
+    heard = []
+    async with client.feed(key, via=far) as feed:
+        await feed.until("live")
+        for how, words in (("say", f"Welcome to {asked.call_id}"), ("respond", f"Good bye from {asked.call_id}")):
+            sent = now()
+            assert await client.say(key, words, how=how, via=near) == 202, client.failures[-1:]
+            heard.append((await feed.until("event", kind="message", saying=words) - sent) * 1000)
+    for worker in (near, far):
+        await _read_words(stage, worker, asked)
+    await _read_metrics(stage, far, key)
+    assert await client.end(key, via=near), client.failures[-1:]
+    await stage.until_all_are([key], "closed", seconds=20)
+    # What it did can be read when it is over, too.
+    await _read_words(stage, near, asked)
+    return heard
+
+
+async def _read_words(stage: Stage, via: WorkerProcess, asked: Asked) -> None:
+    """What was said is in the history and in the transcript, whichever worker is asked."""
+    path = f"/sessions/{asked.session_id}"
+    events, transcript = [
+        (await stage.fleet.client.read(f"{path}/{part}", via=via)).json()["items"] for part in ("events", "transcript")
+    ]
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1)), events
+    said = [event["data"]["text"] for event in events if event["kind"] == "message"]
+    read = [message["text"] for message in transcript]
+    assert read == said, (read, said)
+    for words in (f"Welcome to {asked.call_id}", f"Good bye from {asked.call_id}"):
+        assert any(words in text for text in said), f"{via} does not tell of {words!r}: {said}"
+
+
+async def _read_metrics(stage: Stage, via: WorkerProcess, session_id: str) -> None:
+    """What an agent has measured is with its row after a while, for every worker to read."""
+
+    async def measured() -> bool:
+        answer = await stage.fleet.client.read(f"/sessions/{session_id}/metrics", via=via)
+        assert answer.status_code == 200, answer.text
+        return bool(answer.json()["metrics"].get("llm_latency_ms__avg"))
+
+    await stage.until("its metrics are read through another worker", measured, _TIMES["METRICS_INTERVAL"] + 15.0)
 
 
 async def _fill(stage: Stage, count: int, seen: Seen) -> dict[str, WorkerProcess]:

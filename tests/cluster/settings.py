@@ -14,6 +14,10 @@ ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = "tests.cluster.urls"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = False
 
+if pool := os.environ.get("CLUSTER_POOL"):
+    # Connections for the project's own code: the first that it cannot get is soon told so.
+    DATABASES["default"]["OPTIONS"]["pool"] = {"min_size": 1, "max_size": int(pool), "timeout": 1.0}  # noqa: F405
+
 # A busy machine must not have a start refused: the loop's lag is tested elsewhere.
 VISIONAGENTS_RUNNER = {
     "RUNNER": "tests.cluster.agents.runner",

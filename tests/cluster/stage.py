@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -18,6 +20,8 @@ from .processes import WorkerProcess
 from .services import DatabaseServer, RedisServer, running_database, running_redis
 
 WORKERS = 3
+_TRAFFIC_SECONDS = 20.0
+_BEGIN_SECONDS = 15.0
 
 
 class Stage:
@@ -44,18 +48,27 @@ class Stage:
 
     async def begin(self, on_each: int = 4, agents: Iterable[str] = ("default",)) -> dict[WorkerProcess, list[str]]:
         """Start sessions of these agents on each worker, all of which must be accepted; returns their ids."""
-        begun: dict[WorkerProcess, list[str]] = {}
-        for worker in self.fleet.workers:
-            if worker.answers:
-                started = [
-                    asked
-                    for agent in agents
-                    for asked in await self.fleet.client.start_many(on_each, agent, via=worker)
-                ]
-                refused = [f"{asked.status} {asked.detail}" for asked in started if not asked.accepted]
-                assert not refused, refused
-                begun[worker] = [asked.session_id for asked in started]
-        return begun
+        kinds = list(agents)
+        return {
+            worker: [session_id for agent in kinds for session_id in await self.begin_on(worker, on_each, agent)]
+            for worker in self.fleet.workers
+            if worker.answers
+        }
+
+    async def begin_on(self, worker: WorkerProcess, count: int, agent: str = "default", **metadata: Any) -> list[str]:
+        """Start so many sessions of an agent on a worker; returns their ids."""
+        begun: list[str] = []
+        deadline = time.monotonic() + _BEGIN_SECONDS
+        while True:
+            asked = await self.fleet.client.start_many(count - len(begun), agent, via=worker, **metadata)
+            begun += [each.session_id for each in asked if each.accepted]
+            if len(begun) == count:
+                return begun
+            refused = [f"{each.status} {each.detail}" for each in asked if not each.accepted]
+            # On a machine that is busy enough, a worker of such a short time-to-live may doubt itself for a moment.
+            assert {each.status for each in asked} <= {201, 503}, refused
+            assert time.monotonic() < deadline, refused
+            await asyncio.sleep(self.fleet.times["HEARTBEAT_INTERVAL"])
 
     async def replenish(self) -> None:
         """Have as many workers that answer as at the beginning."""
@@ -114,16 +127,34 @@ class Stage:
 
     @asynccontextmanager
     async def traffic(self, *, every: float = 0.25) -> AsyncIterator[None]:
-        """Starts, reads and closes by clients who know nothing of any fault."""
+        """Starts, reads and closes by clients who know nothing of any fault.
+
+        It goes on until a start and a dispatch were accepted.
+
+        Raises:
+            AssertionError: none is.
+        """
         client = self.fleet.client
         begun: list[str] = []
+        accepted: Counter[str] = Counter()
         jobs: set[asyncio.Task[Any]] = set()
+        problems: list[BaseException] = []
+        turns = itertools.cycle((client.start, client.dispatch))
 
         async def start() -> None:
-            how = client.start if client.random.random() < 0.6 else client.dispatch
+            how = next(turns)
             asked = await how()
             if asked.accepted:
+                accepted[how.__name__] += 1
                 begun.append(asked.session_id)
+
+        def done(task: asyncio.Task[Any]) -> None:
+            jobs.discard(task)
+            if not task.cancelled() and (problem := task.exception()) is not None:
+                problems.append(problem)
+
+        async def both_accepted() -> bool:
+            return len(accepted) == 2 or going.done()
 
         async def go_on() -> None:
             while True:
@@ -136,15 +167,20 @@ class Stage:
                     job = client.end(begun.pop(client.random.randrange(len(begun))))  # type: ignore[assignment]
                 task = asyncio.create_task(job)
                 jobs.add(task)
-                task.add_done_callback(jobs.discard)
+                task.add_done_callback(done)
                 await asyncio.sleep(every)
 
         going = asyncio.create_task(go_on())
         try:
             yield
+            await self.until("a start and a dispatch of the traffic are accepted", both_accepted, _TRAFFIC_SECONDS)
         finally:
             going.cancel()
             await asyncio.gather(going, *jobs, return_exceptions=True)
+            if not going.cancelled() and (problem := going.exception()) is not None:
+                problems.append(problem)
+        if problems:
+            raise problems[0]
 
 
 @asynccontextmanager

@@ -7,9 +7,13 @@ import signal
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
+from ..databases import utc
 from ..processes import WorkerProcess
 from ..stage import Stage
+from ..trace import now
 
+_GOING_SECONDS = 2.0
+"""What a process may take to end once it has given up its connections."""
 _EARLY = timedelta(seconds=0.5)
 """Signals, clocks and the harness itself may be so much apart."""
 
@@ -17,16 +21,29 @@ _EARLY = timedelta(seconds=0.5)
 async def burst(stage: Stage) -> None:
     """SIGTERM in the middle of a burst of starts: each is answered or not, and ends either way."""
     fleet = stage.fleet
+    ends: Counter[str] = Counter()
     for delay in (0.05, 0.2, 0.5) if stage.long else (0.15,):
         victim = next(worker for worker in fleet.workers if worker.answers)
         starting = asyncio.create_task(fleet.client.start_many(40, via=victim, at_once=40, build=0.3))
         await asyncio.sleep(delay)
         codes = await fleet.terminate([victim])
-        answers = Counter(asked.status for asked in await starting)
+        gone_at = now()
+        asked = await starting
+        answers = Counter(each.status for each in asked)
         stage.tell(f"SIGTERM after {delay:g} s: answers {dict(sorted(answers.items()))}")
         assert codes == [0], f"it ended with {codes}:\n{victim.tail()}"
-        assert set(answers) <= {201, 0, 500, 503}, answers
+        odd = [f"{each.status} {each.detail[:200]}" for each in asked if each.status not in {201, 503, 0}]
+        assert not odd, odd
+        early = [
+            f"{gone_at - each.answered:.2f} s before it had gone: {each.detail}"
+            for each in asked
+            if not each.status and gone_at - each.answered > _GOING_SECONDS
+        ]
+        assert not early, f"starts got no answer while the process was there: {early}"
+        calls = {each.call_id for each in asked}
+        ends.update(row["end_reason"] for row in await fleet.sessions() if row["call_id"] in calls)
         await stage.replenish()
+    assert ends["drained"], f"SIGTERM came too early or too late: {ends}"
 
 
 async def two_deploys(stage: Stage) -> None:
@@ -69,11 +86,10 @@ async def two_deploys(stage: Stage) -> None:
     rows = {row["id"]: row for row in await fleet.sessions()}
     for session_id, worker in lasting.items():
         row = rows[session_id]
-        if row["end_reason"] in {"requested"}:
-            continue  # by a client of the traffic
         assert row["end_reason"] == "drained", f"{session_id} ended as {row['end_reason']}"
-        went_on = _utc(row["ended_at"]) - told[worker]
+        went_on = utc(row["ended_at"]) - told[worker]
         assert went_on >= timedelta(seconds=drain) - _EARLY, f"{session_id} was dropped after {went_on}"
+    assert finishing, "no call was to end by itself"
     for session_id in finishing:
         assert rows[session_id]["end_reason"] == "finished", f"{session_id} ended as {rows[session_id]['end_reason']}"
     stage.tell(
@@ -93,10 +109,3 @@ async def _gone(worker: WorkerProcess) -> None:
     from ..processes import gone
 
     assert await gone(worker.process, 40) == 0, f"{worker} ended with {worker.process.returncode}:\n{worker.tail()}"
-
-
-def _utc(value: object) -> datetime:
-    """Return what drivers give as a time: text on SQLite, without a zone on MariaDB."""
-    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-    assert isinstance(moment, datetime)
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -16,9 +16,14 @@ from urllib.parse import urlsplit, urlunsplit
 from ..processes import WorkerProcess
 from ..services import Missing
 from ..stage import Stage
+from ..trace import now
 
 _MARGIN = 20.0
 _TRIES = 20
+_PATIENCE = 3
+_CERTAIN = 3.5
+"""By how much a silence is shorter than what makes sessions lost, if certainly none of them may be: connections that
+hung take seconds to be given up and made anew."""
 _numbers = itertools.count()
 
 
@@ -86,47 +91,66 @@ async def cut(stage: Stage) -> None:
             "until it is lost": fleet.until_lost + fleet.ttl,
         }
         for name in spans if stage.long else ("more than the time-to-live", "until it is lost"):
-            begun = [asked.session_id for asked in await fleet.client.start_many(4, via=worker)]
-            again = [asked.session_id for asked in await fleet.client.start_many(3, "restarted", via=worker)]
-            assert await stage.all_are(begun, "active"), await stage.states(begun)
-            async with stage.traffic():
-                cable.cut()
-                worker.leaving = True  # for the traffic: whoever asks it now waits in vain
-                began = asyncio.get_running_loop().time()
-                if name == "until it is lost":
-                    await stage.until_all_are(begun, "lost", seconds=fleet.until_lost + _MARGIN)
-                elif name == "more than the time-to-live":
-                    await stage.until_all_are(begun, "unreachable", seconds=fleet.ttl + _MARGIN)
-                    seen = await fleet.client.get(begun[0], via=worker)
-                    assert seen is not None, "it answers for its own sessions from memory"
-                    assert seen["status"] == "active"
-                await asyncio.sleep(max(0.0, began + spans[name] - asyncio.get_running_loop().time()))
-                cable.mend()
-            if name == "until it is lost":
-
-                async def quiet(begun: list[str] = begun) -> bool:
-                    return not set(await fleet.running_on(worker)) & set(begun)
-
-                took = await stage.until("it closes the agents of lost sessions", quiet, _MARGIN)
-                stage.tell(f"cut {name}: agents closed {took:.2f} s after the cable was mended")
-                # Their own worker stopped these before others could start them again: the invariant says whether.
-                rows = await fleet.sessions("restart_of_id IS NOT NULL")
-                started = {row["restart_of_id"] for row in rows if row["started_at"]} & set(again)
-                assert started == set(again), f"{len(started)} of {len(again)} were started again elsewhere"
-                stage.tell(f"{len(started)} of {len(again)} started again elsewhere")
+            for _ in range(_PATIENCE):
+                if await _cut(stage, worker, cable, name, spans[name]):
+                    break
             else:
-                took = await stage.until_all_are(begun, "active", "lost", seconds=_MARGIN)
-                kept = (await stage.states(begun)).count("active")
-                stage.tell(f"cut for {name}: {kept} of {len(begun)} kept, after {took:.2f} s")
-
-            async def starts() -> bool:
-                return (await fleet.client.start(via=worker)).accepted
-
-            await stage.until("it starts sessions again", starts, _MARGIN)
-            worker.leaving = False
+                raise AssertionError(f"The machine is too busy: {_PATIENCE} cuts were longer than the grace allows")
         await stage.settled()
         codes = await fleet.terminate([worker])
         assert codes == [0], f"it ended with {codes}:\n{worker.tail()}"
+
+
+async def _cut(stage: Stage, worker: WorkerProcess, cable: Cable, name: str, span: float) -> bool:
+    """Returns False if the silence was too long to tell anything."""
+    fleet = stage.fleet
+    begun = await stage.begin_on(worker, 4)
+    again = await stage.begin_on(worker, 3, "restarted")
+    # Their worker stops these before others start them again, though their agents are not ready to.
+    again += await stage.begin_on(worker, 2, "restarted", closing=1.25 * fleet.ttl)
+    assert await stage.all_are([*begun, *again], "active"), await stage.states(begun)
+    to_be_lost = span > fleet.until_lost
+    async with stage.traffic():
+        cable.cut()
+        worker.leaving = True  # for the traffic: whoever asks it now waits in vain
+        began = now()
+        if to_be_lost:
+            await stage.until_all_are(begun, "lost", seconds=fleet.until_lost + _MARGIN)
+        elif span > fleet.ttl:
+            await stage.until_all_are(begun, "unreachable", "lost", seconds=fleet.ttl + _MARGIN)
+            seen = await fleet.client.get(begun[0], via=worker)
+            assert seen is not None, "it answers for its own sessions from memory"
+            assert seen["status"] == "active"
+        await asyncio.sleep(max(0.0, began + span - now()))
+        cable.mend()
+        silence = now() - began
+
+    async def starts() -> bool:
+        return (await fleet.client.start(via=worker)).accepted
+
+    await stage.until("it starts sessions again", starts, _MARGIN)
+    worker.leaving = False
+    if span > fleet.ttl:
+        # Their own worker stopped these before others could start them again: the invariant says whether.
+        await stage.until_all_are(again, "lost", seconds=_MARGIN)
+        rows = await fleet.sessions("restart_of_id IS NOT NULL")
+        started = {row["restart_of_id"] for row in rows if row["started_at"]} & set(again)
+        assert started == set(again), f"{len(started)} of {len(again)} were started again elsewhere"
+        stage.tell(f"{len(started)} of {len(again)} started again elsewhere")
+    if to_be_lost:
+
+        async def quiet() -> bool:
+            return not set(await fleet.running_on(worker)) & set(begun)
+
+        took = await stage.until("it closes the agents of lost sessions", quiet, _MARGIN)
+        stage.tell(f"cut {name}: agents closed {took:.2f} s after it starts sessions again")
+        return True
+    if silence > fleet.until_lost - _CERTAIN:
+        stage.tell(f"the machine was so busy that the cut took {silence:.1f} s")
+        return False
+    took = await stage.until_all_are(begun, "active", seconds=_MARGIN)
+    stage.tell(f"cut for {name} ({silence:.1f} s): all {len(begun)} taken back, after {took:.2f} s")
+    return True
 
 
 async def cut_in_transaction(stage: Stage) -> None:
