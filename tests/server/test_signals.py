@@ -81,6 +81,15 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     raise AssertionError("it did not happen in time")
 
 
+def _hear_all_signals() -> None:
+    """Undo what a shell ignores for what it runs in the background (SIGINT), and nohup (SIGHUP): Python leaves it so.
+
+    Tests that run there would signal a server that cannot hear it.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @contextmanager
 def running(command: Command, **settings: Any) -> Iterator[Server]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -95,9 +104,7 @@ def running(command: Command, **settings: Any) -> Iterator[Server]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        # A shell starts what it runs in the background with SIGINT ignored, and Python leaves it so: without this,
-        # tests that run there would send Ctrl-C to a server that cannot hear it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=_hear_all_signals,
     )
     server = Server(process, port)
     try:

@@ -44,6 +44,12 @@ def pids() -> set[int]:
     return set(Worker.objects.filter(state=WorkerState.RUNNING).values_list("pid", flat=True))
 
 
+def two_without(pid: int) -> bool:
+    """Whether two workers serve, and not that one."""
+    now = pids()
+    return len(now) == 2 and pid not in now
+
+
 def start_on_each(server: Server) -> list[AgentSession]:
     """Start sessions, each over a connection of its own, until both workers, once they are warm, have one."""
 
@@ -146,14 +152,15 @@ def test_sighup_replaces_the_workers_one_by_one_and_a_worker_told_to_end_is_repl
 
         def replaced() -> bool:
             assert server.call("GET", "/ready")[0] == 200
-            return len(pids()) == 2 and not pids() & before
+            now = pids()
+            return len(now) == 2 and not now & before
 
         wait_for(replaced, seconds=60)
         wait_for(lambda: not AgentSession.objects.live().exists())
         second = pids()
         leaving = second.pop()
         os.kill(leaving, signal.SIGTERM)
-        wait_for(lambda: len(pids()) == 2 and leaving not in pids())
+        wait_for(lambda: two_without(leaving))
         assert second < pids()
         server.send(signal.SIGTERM)
         code, output = server.end()
@@ -209,7 +216,7 @@ def test_workers_that_hang_while_they_drain_are_killed() -> None:
         live = start_on_each(server)
         first = Worker.objects.get(pk=live[0].worker_id)
         os.kill(first.pid, signal.SIGTERM)
-        wait_for(lambda: len(pids()) == 2 and first.pid not in pids())
+        wait_for(lambda: two_without(first.pid))
         freeze(first.pid)
         wait_for(lambda: is_known_dead(first.pid, first.process_started))
         second = Worker.objects.filter(state=WorkerState.RUNNING, sessions__in=AgentSession.objects.live()).first()
