@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from . import queue, store
 from .conf import get_settings
 from .exceptions import MaxConcurrentSessionsExceeded, NotReady, SessionLimitExceeded
+from .listeners import Listeners
 from .models import AgentSession
 from .tasks import spawn
 
@@ -69,7 +70,7 @@ class Claims:
         self._engine: Engine | None = None
         self._link: Link | None = None
         self._hinted = asyncio.Event()
-        self._room_listeners: list[Callable[[], None]] = []
+        self._room_listeners = Listeners[Callable[[], None]]()
         self._task: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
         self._undo: list[Callable[[], None]] = []
@@ -136,17 +137,11 @@ class Claims:
 
     def on_room_change(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Have ``listener()`` called, on the loop, when there may be more room, or less. Returns what ends that."""
-        self._room_listeners.append(listener)
-
-        def undo() -> None:
-            with suppress(ValueError):
-                self._room_listeners.remove(listener)
-
-        return undo
+        return self._room_listeners.add(listener)
 
     def room_changed(self) -> None:
         """A session began or ended here, an agent became warm, or the worker takes sessions again, or no more."""
-        for listener in tuple(self._room_listeners):
+        for listener in self._room_listeners:
             listener()
         self.hint()
 

@@ -8,32 +8,23 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 
 from django.db import transaction
+
+from .listeners import Listeners
 
 logger = logging.getLogger(__name__)
 
 Listener = Callable[[Sequence[uuid.UUID], bool], None]
 """``listener(session ids, whether their states changed)``, on any thread: it must only pass that on."""
 
-_listeners: tuple[Listener, ...] = ()
+_listeners = Listeners[Listener]()
 
 
 def on_news(listener: Listener) -> Callable[[], None]:
     """Have ``listener`` told of what this process commits from now on. Returns what ends that."""
-    global _listeners
-    _listeners = (*_listeners, listener)
-
-    def undo() -> None:
-        global _listeners
-        rest = list(_listeners)
-        with suppress(ValueError):
-            rest.remove(listener)
-        _listeners = tuple(rest)
-
-    return undo
+    return _listeners.add(listener)
 
 
 def tell_on_commit(keys: Sequence[uuid.UUID], *, using: str, states: bool) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from .listeners import Listeners
 
 if TYPE_CHECKING:
     from .models import AgentSession
@@ -20,7 +21,7 @@ HandOver = Callable[["AgentSession"], None]
 """``hand_over(session)`` is called inside the transaction that inserts the queued row, and must roll back with it."""
 
 _hand_over: HandOver | None = None
-_listeners: tuple[Callable[[], None], ...] = ()
+_listeners = Listeners[Callable[[], None]]()
 _otherwise: Callable[[], None] | None = None
 
 
@@ -41,17 +42,7 @@ def hand_over(session: AgentSession) -> None:
 
 def on_queued(listener: Callable[[], None]) -> Callable[[], None]:
     """Have ``listener()`` called, on any thread, when this process has queued sessions. Returns what ends that."""
-    global _listeners
-    _listeners = (*_listeners, listener)
-
-    def undo() -> None:
-        global _listeners
-        rest = list(_listeners)
-        with suppress(ValueError):
-            rest.remove(listener)
-        _listeners = tuple(rest)
-
-    return undo
+    return _listeners.add(listener)
 
 
 def set_messenger(send: Callable[[], None]) -> None:

@@ -16,7 +16,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -36,6 +35,7 @@ from .exceptions import (
 )
 from .feeds.link import get_layer, send_from_anywhere, worker_group
 from .identifiers import call_key
+from .listeners import Listeners
 from .models import AgentSession, EndReason, EventLine, SessionCommand, SessionEvent, Slot, Turn, Worker, WorkerState
 from .models.worker import seconds_ago
 from .mysql import limit_seconds
@@ -437,7 +437,7 @@ async def get_session(pk: uuid.UUID | str) -> AgentSession | None:
 
 
 CloseListener = Callable[[Sequence[uuid.UUID], str, bool], None]
-_close_listeners: list[CloseListener] = []
+_close_listeners = Listeners[CloseListener]()
 
 
 def on_close_request(listener: CloseListener) -> Callable[[], None]:
@@ -446,13 +446,7 @@ def on_close_request(listener: CloseListener) -> Callable[[], None]:
     The worker uses it to close its own sessions at once instead of at its next poll. Other workers are told too.
     Returns a function that ends it.
     """
-    _close_listeners.append(listener)
-
-    def remove() -> None:
-        with suppress(ValueError):
-            _close_listeners.remove(listener)
-
-    return remove
+    return _close_listeners.add(listener)
 
 
 async def request_close(pk: uuid.UUID | str, *, by: str = "", force: bool = False) -> bool:
@@ -485,7 +479,7 @@ def request_close_sync(pks: Iterable[uuid.UUID | str], *, by: str = "", force: b
 
 
 EndListener = Callable[[Sequence[uuid.UUID], EndReason], None]
-_end_listeners: list[EndListener] = []
+_end_listeners = Listeners[EndListener]()
 
 
 def on_end(listener: EndListener) -> Callable[[], None]:
@@ -494,20 +488,13 @@ def on_end(listener: EndListener) -> Callable[[], None]:
     The worker tells of them on its loop; where none runs, that is done on the thread that ended them. Returns a
     function that ends it.
     """
-    _end_listeners.append(listener)
-
-    def remove() -> None:
-        with suppress(ValueError):
-            _end_listeners.remove(listener)
-
-    return remove
+    return _end_listeners.add(listener)
 
 
 def _tell_of_ends(keys: Sequence[uuid.UUID], reason: EndReason) -> None:
-    listeners = list(_end_listeners)
-    for listener in listeners:
+    for listener in _end_listeners:
         listener(keys, reason)
-    if not listeners:
+    if not _end_listeners:
         told = {"status": reason.status.value, "end_reason": reason.value}
         for key in keys:
             session_ended.send_robust(AgentSession, session_id=str(key), **told)
@@ -515,7 +502,7 @@ def _tell_of_ends(keys: Sequence[uuid.UUID], reason: EndReason) -> None:
 
 def _tell_of_close(keys: Sequence[uuid.UUID], by: str, force: bool) -> None:
     """Tell the workers of these sessions, here and elsewhere. Who is not reached sees it at the next poll."""
-    for listener in list(_close_listeners):
+    for listener in _close_listeners:
         listener(keys, by, force)
     if get_layer() is None:
         return
