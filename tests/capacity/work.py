@@ -178,7 +178,7 @@ def close(index: int) -> Work:
         if not rows:
             rows.extend(_sessions(worker, 200))
         row = rows.pop()
-        store.request_close_sync([row.pk], by="mia")
+        store.request_close_sync([row.pk], by="operator")
         row.finish(EndReason.REQUESTED)
         return 1
 
@@ -231,7 +231,7 @@ async def exchange(index: int, number: int, seconds: float) -> int:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if link.waiting < 16:
-            link.send(target, {"type": "control.close", "sessions": [str(uuid.uuid4())], "by": "mia"})
+            link.send(target, {"type": "control.close", "sessions": [str(uuid.uuid4())], "by": "operator"})
         else:
             await asyncio.sleep(0)
     leave()

@@ -37,7 +37,7 @@ async def kinds_of(row: AgentSession) -> list[str]:
 
 @pytest.mark.django_db
 def test_a_dispatched_session_is_a_queued_row_at_once() -> None:
-    user = User.objects.create_user("mia")
+    user = User.objects.create_user("operator")
     row = AgentSession.objects.dispatch("call", metadata={"a": 1}, started_by=user, source="crm", priority=5)
     assert isinstance(row.due_at, datetime)
     row.refresh_from_db()
@@ -89,7 +89,7 @@ def test_what_is_rolled_back_was_never_queued() -> None:
 @pytest.mark.django_db
 def test_closing_a_queued_session_ends_it_here_and_now() -> None:
     row = AgentSession.objects.dispatch("call")
-    assert store.request_close_sync([row.pk], by="mia") == 1
+    assert store.request_close_sync([row.pk], by="operator") == 1
     row.refresh_from_db()
     assert (row.status, row.end_reason) == ("closed", "requested")
 
@@ -326,7 +326,7 @@ async def test_the_end_of_a_session_that_never_ran_is_told_too(host: Any) -> Non
     session_ended.connect(ended)
     try:
         closed = await AgentSession.objects.adispatch("closed")
-        await store.request_close(closed.pk, by="mia")
+        await store.request_close(closed.pk, by="operator")
         await news.wait()
         news.clear()
         late = await AgentSession.objects.adispatch("late", expires_at=timedelta(hours=1))

@@ -243,13 +243,13 @@ async def test_a_user_has_no_more_sessions_than_allowed(serve: Any, settings: An
     worker = current_worker()
     assert worker is not None
     launcher = worker.launchers["default"]
-    mia, ben = [await store.write(django_user_model.objects.create_user, name) for name in ("mia", "ben")]
-    starts = [launcher.start_session(f"call-{n}", started_by_id=mia.pk) for n in range(6)]
+    one, other = [await store.write(django_user_model.objects.create_user, name) for name in ("one", "other")]
+    starts = [launcher.start_session(f"call-{n}", started_by_id=one.pk) for n in range(6)]
     results = await asyncio.gather(*starts, return_exceptions=True)
     assert [str(error) for error in results if isinstance(error, Exception)] == [
         "Reached maximum number of sessions for this user (2)"
     ] * 4
-    await launcher.start_session("other", started_by_id=ben.pk)
+    await launcher.start_session("other", started_by_id=other.pk)
     await launcher.start_session("nobody")
 
 

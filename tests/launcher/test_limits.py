@@ -180,7 +180,7 @@ def test_limits_hold_across_processes() -> None:
 def test_limits_over_all_workers_are_exact_when_several_start_and_claim_at_once(
     transactional_db: None, django_user_model: Any, limit: str
 ) -> None:
-    user = django_user_model.objects.create_user("mia")
+    user = django_user_model.objects.create_user("operator")
     for number in range(8):
         AgentSession.objects.dispatch(f"queued-{number}", started_by=user)
     options = "max_sessions=7" if limit == "max_sessions" else ""

@@ -224,7 +224,7 @@ async def test_one_that_somebody_closes_while_its_worker_stops_it_is_not_started
     monkeypatch.setattr(lease, "boot_time", lambda: real() + 21)
     worker.lease.check()
     await closing.wait()
-    session.request_close(by="mia")
+    session.request_close(by="operator")
     may_close.set()
     await session.wait_ended()
     row = await until_row(session.id, lambda row: not row.is_live)
