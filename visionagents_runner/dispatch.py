@@ -17,9 +17,9 @@ from . import queue
 from .exceptions import InvalidInput
 from .identifiers import clean_call_part, clean_metadata
 from .models import AgentSession, SessionStatus
+from .models.session import PRIORITIES
 from .models.worker import in_seconds
 
-PRIORITIES = range(-100, 101)
 _MAX_SOURCE_LENGTH = 32
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import store
 from .conf import get_settings
-from .dispatch import PRIORITIES, insert_queued
+from .dispatch import insert_queued
 from .exceptions import (
     MaxConcurrentSessionsExceeded,
     MaxSessionsExceeded,
@@ -29,6 +29,7 @@ from .exceptions import (
     StartTimeout,
 )
 from .models import AgentSession, EndReason, SessionEvent, SessionStatus
+from .models.session import PRIORITIES
 from .models.worker import in_seconds
 from .session import TOOK_TOO_LONG
 from .tasks import spawn

@@ -18,6 +18,7 @@ from visionagents_runner import lease, queue, store
 from visionagents_runner.exceptions import NotReady, RunnerConfigurationError
 from visionagents_runner.lease import Lease
 from visionagents_runner.models import AgentSession, EndReason, SessionEvent, SessionStatus, Turn, Worker
+from visionagents_runner.models.session import PRIORITIES
 from visionagents_runner.process import identify
 
 __all__ = ["host"]
@@ -59,6 +60,7 @@ async def test_a_session_whose_worker_is_killed_goes_on_elsewhere(host: Any) -> 
     assert await data_of(key, "ended") == {"reason": "worker_lost", "restarted_as": str(row.pk)}
     assert (await data_of(row.pk, "requested"))["restart_of"] == key
     assert row.restartable is False
+    assert row.priority == max(PRIORITIES)  # people are on the call
 
 
 async def test_it_is_started_again_once_and_not_a_second_time(transactional_db: None) -> None:

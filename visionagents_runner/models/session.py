@@ -64,6 +64,9 @@ ENDED = (SessionStatus.CLOSED, SessionStatus.FAILED, SessionStatus.LOST)
 OCCUPYING = (SessionStatus.STARTING, SessionStatus.ACTIVE, SessionStatus.CLOSING, SessionStatus.UNREACHABLE)
 LIVE = (SessionStatus.QUEUED, *OCCUPYING)
 
+PRIORITIES = range(-100, 101)
+"""Of queued sessions; the highest goes first."""
+
 
 class CloseRequests(NamedTuple):
     """What became of the request to close some sessions, of those that had not been asked to."""
@@ -502,7 +505,7 @@ def _restart(key: uuid.UUID) -> uuid.UUID | None:
         call_id=lost.call_id,
         metadata=lost.metadata,
         status=SessionStatus.QUEUED,
-        priority=lost.priority,
+        priority=PRIORITIES[-1],  # people are on the call
         started_by_id=lost.started_by_id,
         source="restart",
         restart_of_id=key,
