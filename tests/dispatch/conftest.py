@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -56,6 +56,21 @@ async def host(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> Async
 
         yield start
     assert current_worker() is None
+
+
+async def priorities_in_order_of_start(host: Host, priorities: Sequence[int]) -> list[int]:
+    """Dispatch a session of each priority, then have a worker that has room for one at a time; it starts them all."""
+    for priority in priorities:
+        await AgentSession.objects.adispatch("call", priority=priority)
+    worker = await host(max_concurrent_sessions=1)
+    started = []
+    for _ in priorities:
+        await until(lambda: any(worker.live_sessions))
+        (session,) = worker.live_sessions
+        started.append(session.row.priority)
+        session.request_close()
+        await session.wait_ended()
+    return started
 
 
 async def until_row(key: Any, condition: Callable[[AgentSession], bool], seconds: float = 20.0) -> AgentSession:

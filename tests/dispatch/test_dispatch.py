@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from tests.conftest import until
-from tests.dispatch.conftest import hosting, until_row
+from tests.dispatch.conftest import hosting, priorities_in_order_of_start, until_row
 from tests.processes import child, run_side_by_side
 from visionagents_runner import AgentLauncher, AgentNotFound, store
 from visionagents_runner.exceptions import InvalidInput
@@ -146,16 +146,7 @@ async def test_a_session_for_later_is_not_started_before(host: Any) -> None:
 
 
 async def test_the_highest_priority_goes_first(host: Any, transactional_db: None) -> None:
-    rows = [await AgentSession.objects.adispatch("call", priority=priority) for priority in (-1, 0, 100, 3)]
-    worker = await host(max_concurrent_sessions=1)
-    started = []
-    for _ in rows:
-        await until(lambda: any(worker.live_sessions))
-        (session,) = worker.live_sessions
-        started.append(session.row.priority)
-        session.request_close()
-        await session.wait_ended()
-    assert started == [100, 3, 0, -1]
+    assert await priorities_in_order_of_start(host, (-1, 0, 100, 3)) == [100, 3, 0, -1]
 
 
 async def test_one_that_nobody_takes_in_time_expires(host: Any) -> None:

@@ -14,8 +14,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 from procrastinate.contrib.django import app
 
-from tests.conftest import until
-from tests.dispatch.conftest import until_row
+from tests.dispatch.conftest import priorities_in_order_of_start, until_row
 from tests.dispatch.test_dispatch import is_active, kinds_of
 from tests.engine.conftest import CHILD_SETTINGS, CONNECTIONS, jobs, query, until_jobs, until_listening
 from tests.processes import child
@@ -162,16 +161,7 @@ async def test_it_is_not_started_before_its_time(host: Any) -> None:
 
 
 async def test_the_highest_priority_goes_first(host: Any, transactional_db: None) -> None:
-    rows = [await AgentSession.objects.adispatch("call", priority=priority) for priority in (-1, 0, 100, 3)]
-    worker = await host(max_concurrent_sessions=1)
-    started = []
-    for _ in rows:
-        await until(lambda: any(worker.live_sessions))
-        (session,) = worker.live_sessions
-        started.append(session.row.priority)
-        session.request_close()
-        await session.wait_ended()
-    assert started == [100, 3, 0, -1]
+    assert await priorities_in_order_of_start(host, (-1, 0, 100, 3)) == [100, 3, 0, -1]
     await until_jobs(0)
 
 

@@ -282,9 +282,8 @@ async def test_it_is_noticed_by_the_poll_too_and_there_and_back(
         assert len(room.people) == 1
 
 
-async def test_what_is_said_on_the_way_is_said_when_they_are_there(
-    server: Server, far: Far, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def on_the_way(far: Far, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Start an agent there, and return when somebody is on the way to it. They get there when the event is set."""
     go, going = asyncio.Event(), asyncio.Event()
 
     async def slow_home_of(*args: Any, **options: Any) -> Any:
@@ -292,11 +291,18 @@ async def test_what_is_said_on_the_way_is_said_when_they_are_there(
         await go.wait()
         return await home_of(*args, **options)
 
+    monkeypatch.setattr(client, "home_of", slow_home_of)
+    await far.start()
+    await going.wait()
+    return go
+
+
+async def test_what_is_said_on_the_way_is_said_when_they_are_there(
+    server: Server, far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with server.socket() as socket:
         await socket.hello(moves=True)
-        monkeypatch.setattr(client, "home_of", slow_home_of)
-        await far.start()
-        await going.wait()
+        go = await on_the_way(far, monkeypatch)
         for number in range(3):
             socket.send("say", id=number, text=f"hello {number}")
         go.set()
@@ -308,18 +314,9 @@ async def test_what_is_said_on_the_way_is_said_when_they_are_there(
 async def test_media_asked_for_on_the_way_are_not_begun_in_the_new_room(
     server: Server, far: Far, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    go, going = asyncio.Event(), asyncio.Event()
-
-    async def slow_home_of(*args: Any, **options: Any) -> Any:
-        going.set()
-        await go.wait()
-        return await home_of(*args, **options)
-
     async with server.socket() as socket:
         await socket.hello(moves=True)
-        monkeypatch.setattr(client, "home_of", slow_home_of)
-        await far.start()
-        await going.wait()
+        go = await on_the_way(far, monkeypatch)
         socket.send(kind, id="before", sdp="v=0", on=True)
         go.set()
         await socket.hear("welcome")
