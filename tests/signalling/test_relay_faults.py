@@ -22,7 +22,7 @@ from tests.signalling import relayed
 from tests.signalling.conftest import Serve, Server, allow_local
 from tests.signalling.relayed import URL, Far, far_process
 from visionagents_runner.edge import find_room
-from visionagents_runner.feeds.link import get_layer, get_link, worker_group
+from visionagents_runner.feeds.link import deliver, get_layer, get_link, worker_group
 from visionagents_runner.signalling import relay, relaydesk, wire
 from visionagents_runner.worker import current_worker
 
@@ -229,7 +229,7 @@ async def test_what_was_said_last_arrives_before_the_word_that_a_worker_ends(ser
     await server.start()
     admission = {"role": "speaker", "user_id": "somebody", "name": ""}
     told = {"call": ["default", "my-call"], "admission": admission, "name": "Caller", "agents": []}
-    await layer.group_send(mine, {"type": "relay.open", "key": "a", "from": str(other), "group": mine, **told})
+    await deliver(layer, mine, {"type": "relay.open", "key": "a", "from": str(other), **told})
     await until(lambda: any(each.get("lanes") for each in came))
     [lane] = worker.relays._peers[other].lanes.values()
     for number in range(50):
@@ -335,9 +335,9 @@ async def test_it_is_logged_when_somebody_is_not_understood(
     assert worker is not None
     answers: list[dict[str, Any]] = []
     monkeypatch.setattr(link, "send", lambda group, message: not answers.append(message))
-    opening = {"type": "relay.open", "from": str(uuid.uuid4()), "group": worker_group(worker.id), "key": "a key"}
+    opening = {"type": "relay.open", "from": str(uuid.uuid4()), "key": "a key"}
     await until(lambda: worker_group(worker.id) in link._entered)
-    await get_layer().group_send(worker_group(worker.id), opening)
+    await deliver(get_layer(), worker_group(worker.id), opening)
     await until(lambda: bool(answers))
     [answer] = answers
     assert (answer["type"], answer["key"], answer["code"]) == ("relay.over", "a key", "going_away")
@@ -355,7 +355,7 @@ async def test_an_end_for_a_reason_that_is_not_known_here_sends_the_client_back(
         [(theirs, peer)] = worker.relays._peers.items()
         [key] = peer.lanes
         over = {"type": "relay.over", "from": str(theirs), "key": key, "code": "full_moon", "detail": "Come again"}
-        await get_layer().group_send(worker_group(worker.id), {**over, "group": worker_group(worker.id)})
+        await deliver(get_layer(), worker_group(worker.id), over)
         assert await socket.end() == ("going_away", 4503)
     await far.until_people()
 

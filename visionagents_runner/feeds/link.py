@@ -1,12 +1,13 @@
 """`Link`: hints between processes, over the channel layer, if there is one that reaches other processes.
 
 Nothing depends on it: what cannot be sent is dropped, and the polls find it. Only what is worth having live, partial
-words and the relay of calls, goes no other way.
+words and the relay of calls, goes no other way. All of it is sealed (see `sealing`): the layer is not trusted.
 """
 
 from __future__ import annotations
 
 import asyncio
+import binascii
 import hashlib
 import logging
 import os
@@ -18,6 +19,7 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 from ..tasks import spawn
+from .sealing import Unreadable, Unsealer, seal
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +70,10 @@ class Link:
         self._channel = ""
         self._tasks: list[asyncio.Task[None]] = []
         self._complained_at = -_COMPLAIN_SECONDS
+        self._unsealer = Unsealer()
+        self._unread = 0
+        """Messages that did not count, since the log spoke of them."""
+        self._spoke_at = -_COMPLAIN_SECONDS
 
     # For who uses it; all of it returns at once
 
@@ -186,11 +192,32 @@ class Link:
                     continue
                 raise
             group = message.get("group")
-            for handler in tuple(self._handlers.get(group, ())):
+            handlers = tuple(self._handlers.get(group, ())) if isinstance(group, str) else ()
+            if not handlers:
+                continue
+            try:
+                opened = self._unsealer.unseal(group, _sealed(message))
+            except Unreadable as error:
+                self._speak_of_unread(error)
+                continue
+            for handler in handlers:
                 try:
-                    handler(message)
+                    handler(opened)
                 except Exception:
                     logger.exception("A message of the channel layer could not be taken")
+
+    def _speak_of_unread(self, error: Unreadable) -> None:
+        self._unread += 1
+        now = time.monotonic()
+        if now - self._spoke_at >= _COMPLAIN_SECONDS:
+            logger.warning(
+                "%d messages of the channel layer do not count (the last: %s). Have all processes of the project the "
+                "same SECRET_KEY? Or somebody else writes there",
+                self._unread,
+                error,
+            )
+            self._spoke_at = now
+            self._unread = 0
 
     async def _enter(self) -> None:
         """Be in the groups that somebody here listens to, and in no others."""
@@ -236,10 +263,37 @@ class Link:
     async def _transmit(self, group: str, message: Message) -> None:
         try:
             async with asyncio.timeout(_SEND_SECONDS):
-                await self._layer.group_send(group, {**message, "group": group})
+                await deliver(self._layer, group, message)
         except TypeError:
-            # A layer that was told to write JSON cannot take bytes: that one message is lost, and the others go on.
+            # That one message is lost, and the others go on.
             logger.exception("A message of type %s does not fit into the channel layer", message.get("type"))
+
+
+async def deliver(layer: Any, group: str, message: Message) -> None:
+    """Send ``message`` to ``group``, sealed.
+
+    Raises:
+        TypeError: it holds what cannot be sent.
+        Exception: the layer failed, as layers do.
+    """
+    sealed = seal(group, message)
+    envelope = {"type": "va.sealed", "group": group}
+    try:
+        await layer.group_send(group, {**envelope, "sealed": sealed})
+    except TypeError:  # a layer that was told to write JSON takes no bytes
+        await layer.group_send(group, {**envelope, "sealed": binascii.b2a_base64(sealed, newline=False).decode()})
+
+
+def _sealed(envelope: Message) -> bytes:
+    sealed = envelope.get("sealed")
+    if isinstance(sealed, str):
+        try:
+            return binascii.a2b_base64(sealed)
+        except ValueError:
+            raise Unreadable("it is neither bytes nor base64") from None
+    if not isinstance(sealed, bytes):
+        raise Unreadable("it is not sealed")
+    return sealed
 
 
 def _is_cancelled() -> bool:

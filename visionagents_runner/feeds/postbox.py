@@ -15,7 +15,7 @@ import time
 from collections import deque
 from typing import Any
 
-from .link import Message, get_layer
+from .link import Message, deliver, get_layer
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ async def _transmit(group: str, message: Message) -> None:
     layer: Any = get_layer()
     if layer is not None:
         async with asyncio.timeout(_SEND_SECONDS):
-            await layer.group_send(group, {**message, "group": group})
+            await deliver(layer, group, message)
 
 
 _postbox = Postbox()

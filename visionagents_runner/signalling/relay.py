@@ -5,8 +5,8 @@ when it is behind. A message of the channel layer costs each side about half a m
 workers share bundles. No more than `WINDOW` of these are under way, so that nothing piles up where a worker, or the
 layer, is held up. They are numbered, because the layer may lose one, and deliver one again.
 
-The layer is trusted like the database: who can write to it can act for anybody on any call. channels_redis can encrypt
-what goes through it (``symmetric_encryption_keys``).
+What another worker says of a person (who they are, what they may do) is believed: `feeds.sealing` sees to it that only
+processes of this project can say it.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class Peer:
         """Send what waits, then that this worker ends; returns that last message."""
         for lane in self.lanes.values():
             self._empty(lane)
-        bye = {"type": "relay.bye", "from": self._mine, "group": self._group}
+        bye = {"type": "relay.bye", "from": self._mine}
         self.send(bye)
         return bye
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
-from ..feeds.link import Link, Message, get_layer, get_link, worker_group
+from ..feeds.link import Link, Message, deliver, get_layer, get_link, worker_group
 from ..tasks import spawn
 from ..tokens import ROLES
 from .relay import BEAT_SECONDS, SILENCE_SECONDS, End, Lane, Peer
@@ -64,11 +64,11 @@ class RelayDesk:
         layer, peers = get_layer(), list(self._peers.values())
         try:
             async with asyncio.timeout(_LAST_SECONDS):
-                byes = [peer.bye() for peer in peers]
+                byes = [(worker_group(peer.id), peer.bye()) for peer in peers]
                 while self._link.waiting and peers:  # noqa: ASYNC110
                     await asyncio.sleep(0.005)
-                for bye in byes:  # once more, because the link may close in the middle of the last one
-                    await layer.group_send(bye["group"], bye)
+                for group, bye in byes:  # once more, because the link may close in the middle of the last one
+                    await deliver(layer, group, bye)
         except Exception as error:
             logger.debug("Other workers were not told that this one ends: %r", error)
         members = list(self._members)
