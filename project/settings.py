@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import django
 from django.core.exceptions import ImproperlyConfigured
 
 from visionagents_runner.secretfile import read_or_make_secret
@@ -167,6 +168,22 @@ if not DEBUG and find_spec("whitenoise"):
     MIDDLEWARE.insert(1, "whitenoise.middleware.WhiteNoiseMiddleware")
     VISIONAGENTS_RUNNER["LEAN_API"] = True  # it guards nothing: the API does not need it
 
+if django.VERSION >= (6, 0):
+    from django.utils.csp import CSP
+
+    # For what is not the app's own, which sets stricter ones: the admin's index, the page for signing in.
+    MIDDLEWARE.insert(1, "django.middleware.csp.ContentSecurityPolicyMiddleware")
+    SECURE_CSP = {"default-src": [CSP.SELF], "img-src": [CSP.SELF, "data:"], "frame-ancestors": [CSP.SELF]}
+
 if not DEBUG:
     SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
     SECURE_CONTENT_TYPE_NOSNIFF = True
+    # Off unless wanted: where nothing ends TLS, a redirect to https leads nowhere, and HSTS cannot be taken back.
+    SECURE_SSL_REDIRECT = _flag("SECURE_SSL_REDIRECT", default=False)
+    SECURE_REDIRECT_EXEMPT = [r"^(health|ready|metrics)/?$"]  # asked for from within, by probes and Prometheus
+    SECURE_HSTS_SECONDS = int(os.environ.get("SECURE_HSTS_SECONDS") or 0)
+    SECURE_HSTS_INCLUDE_SUBDOMAINS = _flag("SECURE_HSTS_INCLUDE_SUBDOMAINS", default=False)
+    SECURE_HSTS_PRELOAD = _flag("SECURE_HSTS_PRELOAD", default=False)
+    if header := os.environ.get("SECURE_PROXY_SSL_HEADER"):
+        # Only behind a proxy that sets it, or takes it away, on every request.
+        SECURE_PROXY_SSL_HEADER = ("HTTP_" + header.strip().upper().replace("-", "_"), "https")

@@ -8,6 +8,7 @@ from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
+from visionagents_runner.headers import guard, page_policy
 from visionagents_runner.models import AgentSession
 
 SESSIONS_SHOWN = 5
@@ -40,7 +41,9 @@ def home(request: HttpRequest) -> HttpResponse:
         "sessions": _sessions_of(request.user),
         "voice_hint": getattr(demo, "voice_hint", str)(),
     }
-    return render(request, "project/home.html", context)
+    response = render(request, "project/home.html", context)
+    guard(response, page_policy())
+    return response
 
 
 def _sessions_of(user: Any) -> list[AgentSession]:

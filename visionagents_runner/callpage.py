@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import secrets
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
-from django.templatetags.static import static
 from django.urls import NoReverseMatch, Resolver404, resolve, reverse
 from django.views.decorators.http import require_safe
 
 from .exceptions import InvalidInput
+from .headers import guard, page_policy
 from .identifiers import clean_call_part
 
 TEMPLATE = "visionagents_runner/call.html"
@@ -80,37 +80,9 @@ def find_base(request: HttpRequest, path: str) -> str | None:
         return None
 
 
-def content_security_policy() -> str:
-    """Return the page's policy: nothing but what this server serves, and its static files wherever those are."""
-    place = urlsplit(static("visionagents_runner/"))
-    files = "'self'"
-    if place.netloc:
-        files += f" {place.scheme}://{place.netloc}" if place.scheme else f" {place.netloc}"
-    return "; ".join(
-        (
-            "default-src 'none'",
-            f"script-src {files}",
-            f"style-src {files}",
-            f"img-src {files} data: blob:",
-            f"media-src {files} blob:",
-            "connect-src 'self'",
-            f"font-src {files}",
-            "base-uri 'none'",
-            "form-action 'self'",
-            "frame-ancestors 'self'",
-        )
-    )
-
-
 def _guarded(response: HttpResponse) -> HttpResponse:
-    headers = {
-        "Content-Security-Policy": content_security_policy(),
-        "Permissions-Policy": "microphone=(self), camera=(self)",
-        "Referrer-Policy": "no-referrer",
-        "Cache-Control": "no-store",
-    }
-    for name, value in headers.items():
-        response.headers.setdefault(name, value)
+    guard(response, page_policy(), microphone=True)
+    response.headers.setdefault("Cache-Control", "no-store")
     return response
 
 

@@ -73,3 +73,11 @@ async def test_who_is_not_signed_in_is_shown_where_to(server: Server, home: Page
 async def test_nothing_scrolls_sideways_on_a_phone(home: Page) -> None:
     await home.set_viewport_size({"width": 360, "height": 740})
     assert await home.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+async def test_the_documentation_works_under_its_policy(server: Server, home: Page) -> None:
+    await home.get_by_role("link", name="API documentation").click()
+    operation = home.locator("[id^=operations-sessions]").first
+    await expect(operation).to_be_visible(timeout=SECONDS)
+    await operation.click()
+    await expect(home.get_by_text("Responses").first).to_be_visible()

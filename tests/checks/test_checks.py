@@ -104,6 +104,25 @@ def test_a_deployment_of_the_shipped_project_on_redis_is_not_warned_of_by_us() -
     assert "no issues" in done.stdout + done.stderr
 
 
+def test_a_deployment_of_the_shipped_project_can_satisfy_all_of_djangos_checks_by_its_environment() -> None:
+    done = manage(
+        "check",
+        "--deploy",
+        "--fail-level",
+        "WARNING",
+        DEBUG="0",
+        REDIS_URL="redis://127.0.0.1:6379/0",
+        ALLOWED_HOSTS="agents.example",
+        SECURE_SSL_REDIRECT="1",
+        SECURE_PROXY_SSL_HEADER="X-Forwarded-Proto",
+        SECURE_HSTS_SECONDS="31536000",
+        SECURE_HSTS_INCLUDE_SUBDOMAINS="1",
+        SECURE_HSTS_PRELOAD="1",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "no issues" in done.stdout + done.stderr
+
+
 def test_a_deployment_with_debug_and_in_memory_layer_is_warned_of() -> None:
     done = manage("check", "--deploy", "--tag", "visionagents_runner", DEBUG="1")
     assert "visionagents_runner.W006" in done.stderr

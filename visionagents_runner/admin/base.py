@@ -11,11 +11,13 @@ from django.db.models import Q, QuerySet
 from django.utils.functional import cached_property
 
 from ..conf import get_settings
+from ..headers import ADMIN, guarded
 from ..models import WorkerState
 from ..models.worker import seconds_ago
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
+    from django.urls import URLPattern
 
 M = TypeVar("M", bound=models.Model)
 
@@ -60,6 +62,13 @@ class ReadOnlyAdmin(_ModelAdmin[M]):
 
     class Media:
         css: ClassVar = {"all": ("visionagents_runner/admin.css", "visionagents_runner/admin/live.css")}
+
+    @property
+    def urls(self) -> list[URLPattern]:
+        patterns: list[URLPattern] = super().urls
+        for pattern in patterns:
+            pattern.callback = guarded(pattern.callback, ADMIN)
+        return patterns
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

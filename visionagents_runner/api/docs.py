@@ -11,6 +11,7 @@ from django.shortcuts import render
 from ninja import NinjaAPI
 from ninja.openapi.docs import Swagger
 
+from ..headers import guard, page_policy
 from .errors import json_response
 
 OPENAPI = "openapi.json"
@@ -27,7 +28,9 @@ class LocalSwagger(Swagger):
         # Relative, so that it is right under any prefix and namespace.
         url = f"../{OPENAPI}" if request.path.endswith("/") else OPENAPI
         context = {"api": api, "add_csrf": False, "swagger_settings": json.dumps({**self.settings, "url": url})}
-        return render(request, self.template, context)
+        response = render(request, self.template, context)
+        guard(response, page_policy(inline_styles=True))  # Swagger UI sets styles of its own
+        return response
 
 
 def openapi_schema(request: HttpRequest, api: NinjaAPI) -> HttpResponse:

@@ -24,6 +24,7 @@ from ..exceptions import (
     StartFailed,
     StartTimeout,
 )
+from ..headers import NO_PAGE
 from ..store import DATABASE_ERRORS
 
 logger = logging.getLogger(__name__)
@@ -58,8 +59,24 @@ class Unprocessable(APIError):
         super().__init__(422, [{"type": kind, "loc": location, "msg": message}])
 
 
+_HEADERS = {
+    # An answer is somebody's own, and no page: nothing keeps it, and a browser that is led to it loads nothing.
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": NO_PAGE,
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
 def json_response(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> HttpResponse:
-    return HttpResponse(encode_json(data).encode(), content_type="application/json", status=status, headers=headers)
+    body = encode_json(data).encode()
+    return answer(body, "application/json", status=status, headers=headers)
+
+
+def answer(
+    body: bytes | str, content_type: str, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> HttpResponse:
+    """Return an answer of the API that is no page."""
+    return HttpResponse(body, content_type, status, headers={**_HEADERS, **(headers or {})})
 
 
 def session_not_found(session_id: str) -> APIError:

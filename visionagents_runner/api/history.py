@@ -14,7 +14,7 @@ from .. import store
 from ..models import KINDS_WITHOUT_WORDS, SessionEvent
 from ..permissions import Access, Action, authorize, rule_for
 from ..session import LiveSession
-from .errors import json_response
+from .errors import answer, json_response
 from .found import Found, call_of, find_visible, iso, measured, priced
 from .routes import operation, runner_of
 from .schemas import After, EventList, SessionMetrics, Transcript, TranscriptPart
@@ -76,7 +76,7 @@ async def get_transcript(request: HttpRequest, session_id: str, part: Query[Tran
     else:
         write = as_vtt if kind == _TYPES["vtt"] else as_text
         text = write([_message(row, raw=True) for row in rows], found.started_at or found.created_at)
-        response = HttpResponse(text, content_type=f"{kind}; charset=utf-8")
+        response = answer(text, f"{kind}; charset=utf-8")
     if more:
         query = request.GET.copy()
         query["after"] = str(rows[-1].seq)

@@ -15,7 +15,7 @@ from ..permissions import Action, authorize
 from ..runner import Runner
 from ..session import LiveSession
 from ..worker import AgentWorker, current_worker
-from .errors import NOT_READY, APIError, json_response
+from .errors import NOT_READY, APIError, answer, json_response
 from .routes import operation, runner_of
 from .schemas import Error, Health, Metrics, Ready
 
@@ -77,7 +77,7 @@ async def metrics(request: HttpRequest) -> HttpResponse:
 
         openmetrics = kind == _OPENMETRICS
         body = await expose(numbers, worker, openmetrics=openmetrics)
-        response = HttpResponse(body, content_type=OPENMETRICS if openmetrics else TEXT)
+        response = answer(body, OPENMETRICS if openmetrics else TEXT)
     response["Vary"] = "Accept"
     return response
 

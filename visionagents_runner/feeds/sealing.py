@@ -1,9 +1,9 @@
 """Sealing what travels over the channel layer: encrypted and authenticated under SECRET_KEY.
 
 Whoever can reach the layer's server (Redis) could otherwise read what people say, close sessions and join calls.
-Sealed, a message counts only where it was sent to, once, and only if it comes from a process that has the SECRET_KEY, or
-one of SECRET_KEY_FALLBACKS. What remains to somebody who controls the server: to see who sends how much to whom, and to
-hold back what is sent.
+Sealed, a message counts only where it was sent to, once, and only if it comes from a process that has the SECRET_KEY,
+or one of SECRET_KEY_FALLBACKS. What remains to somebody who controls the server: to see who sends how much to whom, and
+to hold back what is sent.
 """
 
 from __future__ import annotations
