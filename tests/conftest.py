@@ -12,8 +12,9 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 
 from tests.agents import StubAgent, create_agent, join_call
-from visionagents_runner import AgentLauncher, store
+from visionagents_runner import AgentLauncher, quotas, store
 from visionagents_runner.models import AgentSession
+from visionagents_runner.quotas import holdings
 from visionagents_runner.worker import current_worker
 
 
@@ -31,6 +32,14 @@ def no_thread_keeps_a_connection() -> Iterator[None]:
     yield
     store.close()
     asyncio.run(sync_to_async(connections.close_all)())
+
+
+@pytest.fixture(autouse=True)
+def nobody_has_asked_before() -> Iterator[None]:
+    """What one test asks for counts for no other one, and what it holds it gives back."""
+    quotas.forget()
+    yield
+    assert not holdings._held
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ class VisionAgentsRunnerConfig(AppConfig):
         from . import checks, costchecks, engine, mysql, queue  # noqa: F401
         from .engine import checks as engine_checks  # noqa: F401
         from .feeds import checks as layer_checks  # noqa: F401
+        from .quotas import checks as quota_checks  # noqa: F401
         from .signalling import checks as call_checks  # noqa: F401
         from .webhooks import checks as webhook_checks  # noqa: F401
 

@@ -84,6 +84,14 @@ class RunnerSettings:
     MAX_PEOPLE_PER_CALL: int = 20
     """How many people one call of `edge.BrowserEdge` takes."""
 
+    LIMITS: dict[str, Any] = field(default_factory=dict)
+    """How much one person, invitation, user, API key, address or call may have of a worker, where it differs from the
+    defaults of `quotas.limits.Limits`: ``{"turns_per_person": "60/m burst 10", "seats_per_identity": 2}``."""
+
+    TRUSTED_PROXIES: tuple[str, ...] = ()
+    """Addresses or networks (``"10.0.0.0/8"``) of the project's own proxies. Behind them a client's address, by which
+    LIMITS counts, is the last in X-Forwarded-For, or in Forwarded, that is none of theirs."""
+
     JOIN_TOKEN_SECONDS: int = 3600
     """How long an invitation to a call counts, unless it says otherwise. It is void when its session ends."""
 

@@ -38,6 +38,19 @@ class MaxSessionsExceeded(SessionLimitExceeded):
     """A limit over all workers is reached: of an agent, of a user, or of all; the message says which."""
 
 
+class TooMany(RunnerError):
+    """Somebody asked for more than their share (see `quotas`); nothing was done. The message says of what.
+
+    ``what`` and ``by`` name the limit as the metric does; ``retry_after`` is in seconds.
+    """
+
+    def __init__(self, message: str, *, what: str, by: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.what = what
+        self.by = by
+        self.retry_after = retry_after
+
+
 class NoWorker(NotReady):
     """No worker that could take the session runs."""
 

@@ -26,6 +26,7 @@ from . import store
 from .exceptions import RunnerError
 from .models import AgentKey
 from .models.key import PREFIX_LENGTH, SECRET_LENGTH, Scope, digest_of
+from .quotas import address_of_request, check_guess, note_valid
 from .tasks import spawn
 
 logger = logging.getLogger(__name__)
@@ -92,24 +93,32 @@ def _bearer(header: str) -> str | None:
     return credential.strip() if scheme.lower() == "bearer" else None
 
 
+def short_name(credential: str) -> str:
+    """Return what stands for a credential where it must not be read: a key's prefix, for others a digest."""
+    form = _FORM.fullmatch(credential)
+    return form[1] if form is not None else digest_of(credential)[:12]
+
+
 async def key_of(request: HttpRequest) -> Key | None:
     """Return the key that a request presents, None if it presents nothing; for callables of `ServeOptions` too.
 
     Raises:
         InvalidKey: what it presents is no key, or one that was revoked or has expired.
+        TooMany: too many keys that were not known came from there.
     """
     credential = bearer(request)
-    return None if credential is None else await verify(credential)
+    return None if credential is None else await verify(credential, address=address_of_request(request))
 
 
 # Verifying
 
 
-async def verify(credential: str) -> Key:
+async def verify(credential: str, *, address: str | None = None) -> Key:
     """Return the key that ``credential`` is. Its use is written down afterwards, off the caller's path.
 
     Raises:
         InvalidKey: it is none, or one that was revoked or has expired.
+        TooMany: too many that were not known came from ``address``.
     """
     form = _FORM.fullmatch(credential)
     if form is None:
@@ -119,9 +128,12 @@ async def verify(credential: str) -> Key:
     asked_at = time.monotonic()
     found = _valid.get(digest, asked_at) or _invalid.get(digest, asked_at)
     if found is None:
+        check_guess(digest, address)
         generation = _valid.generation
         answer, seconds = await store.read(_look_up, form[1], digest)
         memory = _valid if isinstance(answer, Key) else _invalid
+        if isinstance(answer, Key):
+            note_valid(digest)
         memory.put(digest, answer, asked_at + seconds, generation)
         found = answer
     if not isinstance(found, Key):

@@ -25,7 +25,8 @@ from ninja.errors import HttpError
 
 from . import keys, store
 from .locality import Facts, origin_allowed, why_not_local
-from .models.key import Scope
+from .models.key import Scope, digest_of
+from .quotas import Who, address_of_request, check_guess, note_valid
 
 if TYPE_CHECKING:
     from .options import Permission, ServeOptions
@@ -265,7 +266,23 @@ async def identify(request: HttpRequest, permissions: Iterable[str]) -> Identity
 
 async def _by_cookie(request: HttpRequest, permissions: tuple[str, ...]) -> Identity | None:
     key = _session_key(request)
-    return None if key is None else await store.read(_user_of_session, key, permissions)
+    if key is None:
+        return None
+    digest = digest_of(key)
+    check_guess(digest, address_of_request(request))
+    found = await store.read(_user_of_session, key, permissions)
+    if found is not None:
+        note_valid(digest)
+    return found
+
+
+def who_asks(request: HttpRequest, access: Access) -> Who:
+    """Return whose share of `quotas` a request takes from, which ``access`` has let in."""
+    credential = keys.bearer(request)
+    if credential is not None:
+        return Who(f"key:{keys.short_name(credential)}", address_of_request(request))
+    identity = None if access.user_id is None else f"user:{access.user_id}"
+    return Who(identity, address_of_request(request))
 
 
 def _session_key(request: HttpRequest) -> str | None:

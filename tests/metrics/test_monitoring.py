@@ -120,6 +120,8 @@ tests:
       - {series: 'visionagents_starts_placed_total{job="a",agent="x"}', values: "0+6x40"}
       - {series: 'visionagents_starts_total{job="a",agent="y",outcome="limit_reached"}', values: "0+6x40"}
       - {series: 'visionagents_starts_placed_total{job="a",agent="y"}', values: "0+5x40"}
+      - {series: 'visionagents_refused_total{job="a",what="turns",by="invitation"}', values: "0+600x40"}
+      - {series: 'visionagents_refused_total{job="a",what="turns",by="user"}', values: "0+6x40"}
       - {series: 'visionagents_overloaded{job="a",instance="w1"}', values: "0x20 1x20"}
       - {series: 'visionagents_cluster_sessions{job="a",instance="w1",agent="x",status="active"}', values: "19x40"}
       - {series: 'visionagents_cluster_sessions{job="a",instance="w2",agent="x",status="active"}', values: "19x40"}
@@ -141,6 +143,7 @@ tests:
       - {expr: 'count(ALERTS{alertstate="firing",alertname="AgentStartsFail",agent="y"})', eval_time: 30m}
       - {expr: 'count(ALERTS{alertstate="firing",alertname="AgentWorkerOverloaded"})', eval_time: 30m, exp_samples: [{value: 1, labels: "{}"}]}
       - {expr: 'count by (agent) (ALERTS{alertstate="firing",alertname="AgentStartsRefused"})', eval_time: 30m, exp_samples: [{value: 1, labels: '{agent="y"}'}]}
+      - {expr: 'count by (by) (ALERTS{alertstate="firing",alertname="AgentShareRefused"})', eval_time: 30m, exp_samples: [{value: 1, labels: '{by="invitation"}'}]}
       - {expr: 'count(ALERTS{alertstate="firing",alertname="AgentSessionsWait",agent="x"})', eval_time: 3m, exp_samples: [{value: 1, labels: "{}"}]}
       - {expr: 'count(ALERTS{alertstate="firing",alertname="AgentCapacityNearlyUsed"})', eval_time: 30m, exp_samples: [{value: 1, labels: "{}"}]}
 """  # noqa: E501

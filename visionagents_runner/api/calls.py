@@ -16,7 +16,7 @@ from .bodies import parse_body
 from .errors import Unprocessable, json_response
 from .found import Found, began, find_on_call, measured
 from .listing import list_page
-from .routes import json_body, operation, runner_of
+from .routes import json_body, operation, runner_of, take_share
 from .schemas import CallSession, CallSessionMetrics, Filters, SessionList, StartCallSession
 from .sessions import START_ANSWERS
 
@@ -38,10 +38,12 @@ async def start_call_session(request: HttpRequest, call_id: str) -> HttpResponse
     runner = runner_of(request)
     if rule_for(runner, Action.START) is None:
         access = await authorize(request, runner, Action.START, call_id=call_id)
+        take_share(request, access, "starts")
         body = parse_body(request, StartCallSession, default={})
     else:
         body = parse_body(request, StartCallSession, default={})
         access = await authorize(request, runner, Action.START, call_id=call_id, body=body)
+        take_share(request, access, "starts")
     session = await start(request, runner, call_id, body, access)
     return json_response(_describe(session), 201)
 
@@ -100,6 +102,7 @@ async def get_call_session_metrics(request: HttpRequest, call_id: str, session_i
 async def close_call_session(request: HttpRequest, call_id: str, session_id: str) -> HttpResponse:
     """The agent leaves the call at once where this process runs it."""
     found, access = await _find(request, Action.CLOSE, call_id, session_id)
+    take_share(request, access, "closes")
     await close(found, access)
     response = HttpResponse(status=202)
     del response["Content-Type"]

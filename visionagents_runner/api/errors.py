@@ -23,6 +23,7 @@ from ..exceptions import (
     StartDrained,
     StartFailed,
     StartTimeout,
+    TooMany,
 )
 from ..headers import NO_PAGE
 from ..store import DATABASE_ERRORS
@@ -143,6 +144,8 @@ def error_response(request: HttpRequest, error: Any) -> HttpResponse:
             return json_response({"detail": printable(str(error))}, error.status_code, headers)
         case ValidationError():
             return json_response({"detail": [_readable(problem) for problem in error.errors]}, 422)
+        case TooMany():
+            return json_response({"detail": str(error)}, 429, {"Retry-After": str(error.retry_after)})
         case InvalidInput():
             return error_response(request, Unprocessable("path", error.field, error.message))
         case Http404():

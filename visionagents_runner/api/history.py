@@ -12,7 +12,8 @@ from ninja.errors import HttpError
 
 from .. import store
 from ..models import KINDS_WITHOUT_WORDS, SessionEvent
-from ..permissions import Access, Action, authorize, rule_for
+from ..permissions import Access, Action, authorize, rule_for, who_asks
+from ..quotas import heavy_read
 from ..session import LiveSession
 from .errors import answer, json_response
 from .found import Found, call_of, find_visible, iso, measured, priced
@@ -39,9 +40,11 @@ async def list_events(request: HttpRequest, session_id: str, part: Query[After])
 
     Events that hold what was said, or done with it, come only to who may read transcripts.
     """
-    found = await _visible(request, Action.VIEW, session_id)
+    access = await _authorize(request, Action.VIEW, session_id)
+    found = await find_visible(request, session_id, access)
     words = await _may_read_words(request, session_id)
-    rows, more = await store.read(_page, found, part.after, part.limit, None if words else KINDS_WITHOUT_WORDS)
+    async with heavy_read(who_asks(request, access)):
+        rows, more = await store.read(_page, found, part.after, part.limit, None if words else KINDS_WITHOUT_WORDS)
     items = [{"seq": row.seq, "kind": row.kind, "at": iso(row.at), "data": row.data} for row in rows]
     return json_response({"items": items, "next": rows[-1].seq if more else None})
 
@@ -60,8 +63,10 @@ async def get_transcript(request: HttpRequest, session_id: str, part: Query[Tran
 
     Where more follow, the `Link` header names what to ask next, whatever the format.
     """
-    found = await _visible(request, Action.TRANSCRIPT, session_id)
-    rows, more = await store.read(_page, found, part.after, part.limit, {"message"})
+    access = await _authorize(request, Action.TRANSCRIPT, session_id)
+    found = await find_visible(request, session_id, access)
+    async with heavy_read(who_asks(request, access)):
+        rows, more = await store.read(_page, found, part.after, part.limit, {"message"})
     kinds = (_TYPES["text"], _TYPES["vtt"])
     kind = _TYPES[part.format] if part.format else preferred_type(request.headers.get("Accept", ""), kinds)
     if kind == _TYPES["json"]:
@@ -95,13 +100,9 @@ async def get_transcript(request: HttpRequest, session_id: str, part: Query[Tran
 )
 async def get_session_metrics(request: HttpRequest, session_id: str) -> HttpResponse:
     """Of this moment where this process runs the session; else what its worker wrote down last."""
-    found = await _visible(request, Action.METRICS, session_id)
+    found = await find_visible(request, session_id, await _authorize(request, Action.METRICS, session_id))
     about = {"session_id": str(found.id), "call_id": found.call_id, "started_at": iso(found.started_at)}
     return json_response({**about, **measured(found), **priced(found)})
-
-
-async def _visible(request: HttpRequest, action: Action, session_id: str) -> Found:
-    return await find_visible(request, session_id, await _authorize(request, action, session_id))
 
 
 async def _authorize(request: HttpRequest, action: Action, session_id: str) -> Access:

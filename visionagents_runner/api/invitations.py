@@ -14,7 +14,7 @@ from ..tokens import make_join_token, read_join_token
 from .bodies import parse_body
 from .errors import APIError, json_response
 from .found import call_of, find_visible, iso
-from .routes import json_body, operation, runner_of
+from .routes import json_body, operation, runner_of, take_share
 from .schemas import Error, Invitation, Invite
 
 router = Router(tags=["sessions"])
@@ -38,6 +38,7 @@ async def invite(request: HttpRequest, session_id: str) -> HttpResponse:
     find_call_id = partial(call_of, request, session_id)
     await authorize(request, runner, Action.START, session_id=session_id, find_call_id=find_call_id)
     access = await authorize(request, runner, Action.VIEW, session_id=session_id, find_call_id=find_call_id)
+    take_share(request, access, "invitations")
     body = parse_body(request, Invite, default={})
     session = await find_visible(request, session_id, access)
     if session.ended_at is not None or session.status == SessionStatus.CLOSING:

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 from django.http import HttpRequest
 from ninja import NinjaAPI, Router
 
+from ..permissions import Access, who_asks
+from ..quotas import spend
 from ..runner import Runner, get_runner
 from .schemas import Error, Problems
 
@@ -22,6 +24,7 @@ ERRORS: dict[int, Any] = {
     403: (Error, "They may not do this; says what is missing."),
     404: (Error, "No such session, or none that they may see."),
     413: (Error, "The body is too large."),
+    429: (Error, "More than one's share; says of what, and when to ask again."),
     422: (Problems, "Malformed input: which field, and why. Nothing was done."),
     503: (Error, "Not now; says why."),
 }
@@ -43,7 +46,8 @@ def operation(
     ``answers`` is ``{status: (schema or None, description)}``; ``errors`` are keys of ERRORS that it gives besides;
     ``texts`` are the descriptions, by media type, of what a success may be besides JSON.
     """
-    documented = {**answers, **{status: ERRORS[status] for status in (400, *errors)}}
+    shares = (429,) if 401 in errors else ()  # whose credentials are looked at may have sent too many
+    documented = {**{status: ERRORS[status] for status in (400, *shares, *errors)}, **answers}
     responses: dict[int, Any] = {status: {"description": text} for status, (_, text) in documented.items()}
     for status in {429, 503} & set(responses):
         responses[status] |= RETRY_AFTER
@@ -90,3 +94,13 @@ def bind(api: NinjaAPI, runner: Runner) -> None:
 def runner_of(request: HttpRequest) -> Runner:
     """Return the runner that a request is about: the project's, where `bind` was not called."""
     return getattr(request, _RUNNER, None) or get_runner()
+
+
+def take_share(request: HttpRequest, access: Access, what: str, *, call: str | None = None) -> None:
+    """Count a request of somebody who may ask for it, by `quotas`.
+
+    Raises:
+        TooMany: it is one too many; the answer is 429.
+    """
+    who = who_asks(request, access)
+    spend(what, identity=who.identity, address=who.address, call=call)

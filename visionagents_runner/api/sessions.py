@@ -15,13 +15,13 @@ from .bodies import parse_body
 from .errors import json_response
 from .found import call_of, detail, find_visible, priced
 from .listing import list_page
-from .routes import json_body, operation, runner_of
+from .routes import json_body, operation, runner_of, take_share
 from .schemas import AllFilters, Error, SessionDetail, SessionList, SessionStarted, StartError, StartSession, Success
 
 router = Router(tags=["sessions"])
 
 START_ANSWERS = {
-    429: (Error, "A limit on live sessions is reached."),
+    429: (Error, "A limit on live sessions, or on starts in a time, is reached; says which."),
     409: (StartError, "The session was closed while its agent was being built."),
     500: (StartError, "The agent could not be built; the row of the session keeps why."),
     503: (StartError, "Warming up, draining, or the agent took too long to start; says which."),
@@ -42,10 +42,12 @@ async def start_session(request: HttpRequest) -> HttpResponse:
     runner = runner_of(request)
     if rule_for(runner, Action.START) is None:
         access = await authorize(request, runner, Action.START)
+        take_share(request, access, "starts")
         body = parse_body(request, StartSession)
     else:
         body = parse_body(request, StartSession)
         access = await authorize(request, runner, Action.START, call_id=body.call_id, body=body)
+        take_share(request, access, "starts")
     session = await start(request, runner, body.call_id, body, access)
     return json_response(await detail(session, access), 201)
 
@@ -93,6 +95,7 @@ async def get_session(request: HttpRequest, session_id: str) -> HttpResponse:
 async def close_session(request: HttpRequest, session_id: str) -> HttpResponse:
     """Asking again changes nothing. The agent leaves the call at once where this process runs it."""
     access = await _authorize(request, Action.CLOSE, session_id)
+    take_share(request, access, "closes")
     found = await find_visible(request, session_id, access)
     await close(found, access)
     return json_response({"success": True})

@@ -10,13 +10,14 @@ from ninja import Router
 
 from .. import speaking
 from ..asking import ask
+from ..identifiers import call_key
 from ..models import CommandKind
 from ..permissions import Action, authorize, rule_for
 from ..session import LiveSession
 from .bodies import parse_body
 from .errors import APIError, json_response
 from .found import call_of, find_visible
-from .routes import json_body, operation, runner_of
+from .routes import json_body, operation, runner_of, take_share
 from .schemas import Error, Respond, Say, Success
 
 router = Router(tags=["live operations"])
@@ -73,6 +74,7 @@ async def _ask(request: HttpRequest, session_id: str, model: type[Say | Respond]
         body = parse_body(request, model)
         access = await allowed(body=body)
     session = await find_visible(request, session_id, access)
+    take_share(request, access, "turns", call=call_key(session.call_type, session.call_id))
     try:
         if isinstance(session, LiveSession):
             await speaking.speak(session, kind, body.text, interrupt=body.interrupt, by=access.name)

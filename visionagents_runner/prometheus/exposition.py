@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 from .. import __version__
 from ..looplag import BUCKETS
 from ..models import SessionStatus
+from ..quotas import refused
 from ..waiting import FOR, TIME, Queue
 from .cluster import ENDED_HOURS, Census
 
@@ -48,6 +49,7 @@ async def expose(numbers: dict[str, Any], worker: AgentWorker | None, *, openmet
         families += _worker(worker)
         families += _cluster(await worker.cluster.census(), numbers["agents"])
         collectors.append(worker.instruments.registry)
+    families.append(_refused())
     families.append(_build_info())
     generate = generate_openmetrics if openmetrics else generate_latest
     return await asyncio.to_thread(generate, _Page(families, collectors))
@@ -118,6 +120,11 @@ def _sessions(numbers: dict[str, Any]) -> Iterator[Metric]:
         yield _gauge("capacity_sessions", text, sum(limits))
     yield _gauge("running", "Whether the worker runs.", numbers["running"])
     yield _gauge("draining", "Whether the worker drains.", numbers["draining"])
+
+
+def _refused() -> Metric:
+    text = "What was refused because somebody had more than their share (LIMITS), by what and whose share."
+    return _by("refused", text, ("what", "by"), refused().items(), counter=True)
 
 
 def _worker(worker: AgentWorker) -> Iterator[Metric]:

@@ -1,0 +1,45 @@
+"""Guesses: API keys and cookies that are not known to count, each of which the database is asked about."""
+
+from __future__ import annotations
+
+import threading
+
+from .rates import spend
+
+_MOST = 4096
+
+
+class _Familiar:
+    """Digests of credentials that counted lately; bounded, those go that were not seen for longest."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, None] = {}
+        self._lock = threading.Lock()  # under WSGI each thread has an event loop
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._seen
+
+    def add(self, digest: str) -> None:
+        with self._lock:
+            self._seen.pop(digest, None)
+            while len(self._seen) >= _MOST:
+                del self._seen[next(iter(self._seen))]
+            self._seen[digest] = None
+
+
+_familiar = _Familiar()
+
+
+def check_guess(digest: str, address: str | None) -> None:
+    """Count the look-up of a credential, unless it is one that counted lately: guesses keep nobody else out.
+
+    Raises:
+        TooMany: too many such came from this address, or to this worker.
+    """
+    if digest not in _familiar:
+        spend("credentials", address=address)
+
+
+def note_valid(digest: str) -> None:
+    """The credential counts."""
+    _familiar.add(digest)
