@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sys
 import threading
@@ -16,6 +17,7 @@ from django.core import asgi as django_asgi
 from .exceptions import NotReady, RunnerConfigurationError
 from .prefixes import included_prefixes
 from .routing import CALL, FEED, match_call, match_feed
+from .utils.headers import why_refused
 from .worker import AgentWorker, current_worker, ensure_worker
 
 if TYPE_CHECKING:
@@ -47,6 +49,9 @@ class AgentsApplication:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
+            return
+        if (why := why_refused(scope["headers"])) is not None:
+            await _refuse(scope, receive, send, why)
             return
         if current_worker() is None and not self.managed:
             await self._start_worker()
@@ -232,6 +237,21 @@ async def sweep(patience: float = 5.0) -> None:
         task.cancel()
     if others:
         await asyncio.wait(others, timeout=patience)
+
+
+async def _refuse(scope: Any, receive: Any, send: Any, why: str) -> None:
+    """Answer 431 to what is not worth reading; a WebSocket that was not accepted cannot be told the reason."""
+    if scope["type"] == "websocket":
+        await _refuse_websocket(receive, send)
+        return
+    body = json.dumps({"detail": why}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": 431, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def _refuse_websocket(receive: Any, send: Any) -> None:

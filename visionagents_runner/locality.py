@@ -140,6 +140,6 @@ def _split_host(host: str | None) -> tuple[str, int | None] | None:
     if match is None:
         return None
     name, port = match.groups()
-    if port is not None and int(port) > 65535:
+    if port is not None and (len(port) > 5 or int(port) > 65535):
         return None
     return name.strip("[]"), None if port is None else int(port)

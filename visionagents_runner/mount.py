@@ -35,6 +35,7 @@ Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
 _BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+_WORTH_KEEPING_BYTES = 64 * 1024
 
 
 def lean_api(runner: Runner) -> LeanAPI | None:
@@ -132,14 +133,11 @@ class LeanAPI:
         from .api.errors import error_response
 
         match: Match = scope[MATCH]
-        request = LeanRequest(scope)
+        request = LeanRequest(scope, None if scope["method"] in _BODILESS else receive)
         try:
             request.check()
-            if request.method not in _BODILESS:
-                body = await _read_body(scope, receive)
-                if body is None:
-                    return
-                request._body = body
+            if self._chain is not None or match.route not in self._api.own_routes:
+                await request.receive_body()  # others look at it without waiting for it
             if request.script_name:
                 set_script_prefix(request.script_name)
             if self._chain is None:
@@ -148,6 +146,10 @@ class LeanAPI:
                 response = await self._chain.respond(request, match)
         except Exception as error:
             response = error_response(request, error)
+        if request.broken_off:
+            return
+        if request.leaves_much:
+            response["Connection"] = "close"
         await _send_response(send, response, head=request.method == "HEAD")
 
     @staticmethod
@@ -158,11 +160,17 @@ class LeanAPI:
 
 
 class LeanRequest(ASGIRequest):
-    """Django's request, which makes its META, its headers and all that comes from them only when somebody looks."""
+    """Django's request, which makes its META, its headers and all that comes from them only when somebody looks.
+
+    Its body is received when somebody asks for that too: until then `body` is empty.
+    """
 
     _body: bytes
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, receive: Receive | None = None) -> None:
+        self.broken_off = False
+        """Whether the client went away while it sent the body: there is nobody to answer."""
+        self._receive = receive
         self.scope = scope
         self.method = scope["method"].upper()
         self.path = scope["path"]
@@ -174,21 +182,62 @@ class LeanRequest(ASGIRequest):
         self._body = b""
 
     def check(self) -> None:
-        """Refuse what Django's handler and its common middleware would refuse.
+        """Refuse what Django's handler and its common middleware would refuse, and what is too large by its own words.
 
         Raises:
             DisallowedHost: the Host is not in ALLOWED_HOSTS.
-            APIError: 400, the query string is not UTF-8.
+            APIError: 400, the query string is not UTF-8; 413; 414.
         """
         self.get_host()
-        query = self.scope.get("query_string", b"")
-        if query and not query.isascii():
-            from .api.errors import APIError
+        if self._receive is not None:
+            from .api.bodies import check_length
 
-            try:
-                query.decode()
-            except UnicodeDecodeError:
-                raise APIError(400, "The query string is not UTF-8") from None
+            check_length(self._header(b"content-length"))
+        query = self.scope.get("query_string", b"")
+        if query:
+            from .api.paths import check_query
+
+            check_query(query)
+
+    async def receive_body(self) -> None:
+        """Receive the body, unless that was done.
+
+        Raises:
+            APIError: 413, as soon as it is known to be too large; 400 if it broke off.
+        """
+        if self._receive is None:
+            return
+        from .api.bodies import too_large, unreadable
+
+        receive, self._receive = self._receive, None
+        limit = get_settings().MAX_BODY_BYTES
+        chunks: list[bytes] = []
+        size = 0
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                self.broken_off = True
+                raise unreadable()
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > limit:
+                raise too_large(limit)
+            more = message.get("more_body", False)
+        self._body = b"".join(chunks)
+
+    @property
+    def leaves_much(self) -> bool:
+        """Whether more of the body may still come than is worth keeping the connection for."""
+        if self._receive is None:
+            return False
+        declared = self._header(b"content-length")
+        if declared is None:
+            return self._header(b"transfer-encoding") is not None
+        return not declared.isdigit() or len(declared) > 9 or int(declared) > _WORTH_KEEPING_BYTES
+
+    def _header(self, name: bytes) -> str | None:
+        return next((value.decode("latin1") for each, value in self.scope["headers"] if each == name), None)
 
     def _get_raw_host(self) -> str:
         if not settings.USE_X_FORWARDED_HOST:
@@ -241,33 +290,6 @@ def _cors(app: ASGIApp, runner: Runner) -> ASGIApp:
         allow_credentials=options.cors_allow_credentials,
         expose_headers=["Retry-After"],
     )
-
-
-async def _read_body(scope: Scope, receive: Receive) -> bytes | None:
-    """Return the body; None if the client went away while it sent it.
-
-    Raises:
-        APIError: 413, as soon as it is known to be too large.
-    """
-    from .api.bodies import check_length, too_large
-
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            check_length(value.decode("latin1"))
-    limit = get_settings().MAX_BODY_BYTES
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > limit:
-            raise too_large(limit)
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return b"".join(chunks)
 
 
 async def _send_response(send: Send, response: HttpResponseBase, *, head: bool = False) -> None:

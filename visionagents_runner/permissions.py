@@ -27,6 +27,7 @@ from . import keys, store
 from .locality import Facts, origin_allowed, why_not_local
 from .models.key import Scope, digest_of
 from .quotas import Who, address_of_request, check_guess, note_valid
+from .utils.headers import find_cookie
 
 if TYPE_CHECKING:
     from .options import Permission, ServeOptions
@@ -107,6 +108,8 @@ async def authorize(
     """
     rule = rule_for(runner, action)
     if rule is not None:
+        if rule.takes_request and hasattr(request, "receive_body"):
+            await request.receive_body()  # it may look at the bytes, for a signature say
         _check_cookie_origin(request, runner.options)
         provide_user(request)
         if call_id is None and find_call_id is not None and "call_id" in rule.names:
@@ -294,7 +297,15 @@ def _session_key(request: HttpRequest) -> str | None:
     }
     if by_table and not apps.is_installed("django.contrib.sessions"):
         return None
-    return request.COOKIES.get(settings.SESSION_COOKIE_NAME) or None
+    name = settings.SESSION_COOKIE_NAME
+    if "COOKIES" in request.__dict__:
+        return request.COOKIES.get(name) or None
+    scope = getattr(request, "scope", None)
+    if scope is None:
+        headers = [request.META.get("HTTP_COOKIE", "")]
+    else:
+        headers = [value.decode("latin1") for key, value in scope["headers"] if key == b"cookie"]
+    return find_cookie(headers, name) or None
 
 
 def _user_of_session(key: str, permissions: tuple[str, ...]) -> Identity | None:

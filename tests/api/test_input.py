@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from tests.asgi_client import Client
+from visionagents_runner.api import bodies
 from visionagents_runner.models import AgentSession
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -65,6 +67,14 @@ MALFORMED = [
     (b'{"call_id": "a", "call_id": "b"}', [], "twice"),
     (b'{"call_id": "a", "metadata": {"x": 1, "x": 2}}', [], "twice"),
     (b'{"call_id": "a", "\\ud800": 1, "\\ud800": 1}', [], "twice"),
+    (b"{" + b",".join(b'"%d":0' % number for number in [*range(60_000), 59_999]) + b"}", [], "12000 values"),
+    (b'{"call_id": "a", "x": [' + b"[]," * 340_000 + b"[]]}", [], "12000 values"),
+    (
+        b'{"call_id": "a", "metadata": {' + b",".join(b'"\\ud800%d":0' % n for n in range(9000)) + b"}}",
+        ["metadata"],
+        "",
+    ),
+    ('{"call_id": "a"}'.encode("utf-16"), [], "UTF-8"),
 ]
 
 
@@ -81,13 +91,48 @@ async def test_a_malformed_start_is_refused_with_field_and_reason(client: Client
 
 
 @pytest.mark.parametrize(
-    "metadata", [{}, None, {"🦊": "é"}, nested(30), {"a": "x" * 16_000}, {"big": 2**70, "small": 1e-300}]
+    "metadata",
+    [
+        {},
+        None,
+        {"🦊": "é"},
+        nested(30),
+        {"a": "x" * 16_000},
+        {"a": "🦊" * 4000},
+        {"a": [[]] * 4090},
+        {"big": 2**70, "small": 1e-300},
+    ],
 )
 async def test_metadata_within_the_limits_is_kept(client: Client, metadata: Any) -> None:
     answer = await client.post("/sessions", {"call_id": "a", "metadata": metadata})
     assert answer.status == 201
     row = await AgentSession.objects.aget(pk=answer.json()["session_id"])
     assert row.metadata == (metadata or {})
+
+
+async def test_as_many_values_as_metadata_may_hold_can_be_sent(client: Client) -> None:
+    body = b'{"call_id": "a", "metadata": {"a": [' + b"[]," * 5450 + b"[]]}}"
+    assert "bytes as JSON" in (await client.request("POST", "/sessions", body=body)).detail[0]["msg"]
+
+
+async def test_no_more_than_a_few_problems_are_told(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "MAX_PROBLEMS", 2)
+    body = {"call_id": 1, "call_type": 1, "agent": 1, "metadata": 1}
+    assert len((await client.post("/sessions", body)).detail) == 2
+
+
+async def test_what_is_large_is_read_beside_the_loop(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+    parse = bodies._parse
+
+    def parse_and_tell(*args: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return parse(*args)
+
+    monkeypatch.setattr(bodies, "_parse", parse_and_tell)
+    for length in (10, 100_000):
+        assert (await client.post("/sessions", {"call_id": "a", "padding": "x" * length})).status == 201
+    assert threads == [threading.current_thread().name, "visionagents-parse_0"]
 
 
 CONTENT_TYPES = ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "x"]
@@ -151,6 +196,23 @@ async def test_malformed_filters_are_refused(client: Client) -> None:
         answer = await client.get(f"/sessions?{quote(query, safe='=%')}")
         assert answer.status == 422
         assert answer.detail[0]["loc"] == ["query", query.partition("=")[0]]
+
+
+async def test_query_strings_without_measure_are_refused(client: Client) -> None:
+    answer = await client.get("/sessions?" + "&".join(f"a{number}=" for number in range(1001)))
+    assert (answer.status, answer.detail) == (400, "The query string has too many parameters")
+    answer = await client.get("/sessions?agent=" + "x" * 8192)
+    assert (answer.status, answer.detail) == (414, "The query string is longer than 8192 bytes")
+
+
+@pytest.mark.parametrize("path", ["/sessions" + "/" * 60_000, "/sessions/" + "%2F" * 20_000, "/calls/" + "a/" * 9000])
+async def test_paths_without_measure_are_not_found(client: Client, path: str) -> None:
+    assert (await client.get(path)).status == 404
+
+
+async def test_a_host_with_a_port_without_measure_is_no_error(client: Client) -> None:
+    answer = await client.get("/sessions", headers={"host": "localhost:" + "9" * 5000})
+    assert answer.status in {400, 401}
 
 
 async def test_a_query_string_that_is_not_utf8_is_a_bad_request(client: Client) -> None:

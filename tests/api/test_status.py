@@ -109,6 +109,9 @@ async def test_metrics_in_prometheus_text(serve: Serve, allow_local: None) -> No
         (PROMETHEUS, OPENMETRICS),
         (f"{OPENMETRICS};q=nonsense,text/plain;q=0.2", "text/plain"),
         (";;,,;q=", "application/json"),
+        ("image/png," * 31 + "text/plain", "text/plain"),
+        ("image/png," * 32 + "text/plain", "application/json"),
+        ("text/plain" + ";a" * 30_000, "text/plain"),
     ],
 )
 def test_the_accept_header_chooses(accept: str, expected: str) -> None:

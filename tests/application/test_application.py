@@ -8,6 +8,7 @@ import pytest
 from channels.testing import ApplicationCommunicator, WebsocketCommunicator
 
 from tests.agents import create_agent, join_call, runner
+from tests.asgi_client import Client
 from visionagents_runner import AgentLauncher, Runner
 from visionagents_runner.application import AgentsApplication, project_application
 from visionagents_runner.asgi import get_asgi_application
@@ -62,3 +63,19 @@ def test_the_application_of_the_project_is_the_one_it_names(settings: Any, monke
     settings.ASGI_APPLICATION = "nowhere.application"
     with pytest.raises(RunnerConfigurationError, match="ASGI_APPLICATION"):
         project_application(runner)
+
+
+async def test_headers_without_measure_are_refused_before_anybody_reads_them() -> None:
+    application = AgentsApplication(runner, never)
+    application.managed = True
+    client = Client(application)
+    answer = await client.get("/anything", headers={"cookie": 'a="' + "\\" * 3000})
+    assert (answer.status, answer.detail) == (431, "The cookies of the request have more than 2000 backslashes")
+    answer = await client.get("/sessions", headers={f"x-{number}": "" for number in range(300)})
+    assert (answer.status, answer.detail) == (431, "The request has more than 256 headers")
+    communicator = WebsocketCommunicator(application, "/ws/sessions/", headers=[(b"a", b"x" * 70_000)])
+    assert await communicator.connect() == (False, 4404)
+
+
+async def never(scope: Any, receive: Any, send: Any) -> None:
+    raise AssertionError("it was asked")

@@ -132,7 +132,9 @@ async def test_a_client_that_leaves_while_it_sends_its_body_is_not_answered(lean
     assert messages == []
 
 
-async def test_no_body_is_read_where_none_is_needed(lean: Client) -> None:
+async def unread(client: Client, method: str, path: str, *headers: tuple[bytes, bytes]) -> tuple[int, bool]:
+    """Return the status of the answer to a request whose body must not be read, and whether the connection ends."""
+
     async def receive() -> Any:
         raise AssertionError("it was read")
 
@@ -141,8 +143,20 @@ async def test_no_body_is_read_where_none_is_needed(lean: Client) -> None:
     async def send(message: Any) -> None:
         messages.append(message)
 
-    await lean.app(lean.scope("GET", "/health", [(b"host", b"localhost")]), receive, send)
-    assert messages[0]["status"] == 200
+    await client.app(client.scope(method, path, [(b"host", client.host.encode()), *headers]), receive, send)
+    return messages[0]["status"], (b"Connection", b"close") in messages[0]["headers"]
+
+
+async def test_no_body_is_read_where_none_is_needed(lean: Client) -> None:
+    assert await unread(lean, "GET", "/health") == (200, False)
+    assert await unread(lean, "POST", "/calls/a/sessions/b/close") == (404, False)
+    # Nor that of somebody who may not send one; what is not worth waiting for ends the connection.
+    stranger = lean.like(peer=REMOTE, host="agents.example")
+    for path in ("/sessions", "/calls/a/sessions", "/sessions/unknown/say", "/sessions/unknown/invitations"):
+        assert await unread(stranger, "POST", path, (b"content-length", b"100")) == (401, False)
+    assert await unread(stranger, "POST", "/sessions", (b"content-length", b"100000")) == (401, True)
+    assert await unread(stranger, "POST", "/sessions", (b"content-length", b"9999999")) == (413, True)
+    assert await unread(stranger, "POST", "/sessions", (b"transfer-encoding", b"chunked")) == (401, True)
 
 
 # What it leaves out

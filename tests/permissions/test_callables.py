@@ -179,13 +179,69 @@ async def test_a_callable_object_and_a_method_will_do(serve: Serve) -> None:
     assert (await client.delete("/sessions/other")).status == 403
 
 
-async def test_malformed_input_is_refused_before_a_callable_sees_it(serve: Serve) -> None:
-    def never() -> None:
-        raise AssertionError("it was asked")
+def never(body: Any) -> None:
+    raise AssertionError("it was asked")
 
-    client = remote(await serve(ServeOptions(can_start_session=never), work=False))
-    assert (await client.post("/sessions", {"call_id": 5})).status == 422
+
+def never_of_call(call_id: str) -> None:
+    raise AssertionError("it was asked")
+
+
+MALFORMED: list[dict[str, Any]] = [
+    {"call_id": 5},
+    {"call_id": ".."},
+    {"call_id": "a", "call_type": ""},
+    {"call_id": "a", "metadata": {"a": "x" * 20_000}},
+    {"call_id": "a", "x": [0] * 20_000},
+]
+
+
+@pytest.mark.parametrize("rule", [never, never_of_call])
+async def test_what_asks_about_the_body_sees_only_what_is_within_all_bounds(serve: Serve, rule: Any) -> None:
+    client = remote(await serve(ServeOptions(can_start_session=rule, can_speak=never), work=False))
+    for body in MALFORMED:
+        assert (await client.post("/sessions", body)).status == 422
+    for body in MALFORMED[2:]:
+        if rule is never:
+            assert (await client.post("/calls/a/sessions", body)).status == 422
     assert (await client.request("POST", "/calls/%00/sessions")).status == 422
+    for text in ("", " ", "x" * 4001, 5):
+        assert (await client.post("/sessions/unknown/say", {"text": text})).status == 422
+
+
+@pytest.mark.parametrize("takes_request", [True, False])
+async def test_what_does_not_ask_about_the_body_is_asked_before_it_is_parsed(
+    serve: Serve, takes_request: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("visionagents_runner.utils.boundedjson.loads", None)
+
+    def refuse() -> bool:
+        return False
+
+    def refuse_request(request: HttpRequest) -> bool:
+        return False
+
+    rule = refuse_request if takes_request else refuse
+    client = remote(await serve(ServeOptions(can_start_session=rule, can_speak=rule), work=False))
+    for path in ("/sessions", "/calls/a/sessions", "/sessions/unknown/say", "/sessions/unknown/invitations"):
+        assert (await client.request("POST", path, body=b"[" * 100_000)).status == 403
+    # Nor is it for somebody whom the rules of this package refuse.
+    client = remote(await serve(work=False))
+    for path in ("/sessions", "/calls/a/sessions", "/sessions/unknown/say", "/sessions/unknown/invitations"):
+        assert (await client.request("POST", path, body=b"[" * 100_000)).status == 401
+
+
+async def test_what_takes_the_request_may_look_at_its_bytes(serve: Serve) -> None:
+    seen: list[bytes] = []
+
+    async def look(request: HttpRequest) -> bool:
+        seen.append(request.body)
+        return False
+
+    client = remote(await serve(ServeOptions(can_start_session=look, can_close_session=look), work=False))
+    for path in ("/sessions", "/calls/a/sessions", "/calls/a/sessions/b/close"):
+        assert (await client.request("POST", path, body=b"signed")).status == 403
+    assert seen == [b"signed"] * 3
 
 
 async def test_slow_callables_hold_up_neither_reads_nor_each_other(serve: Serve) -> None:

@@ -56,6 +56,8 @@ def our_tasks() -> list[str]:
         '{"type": "ack"}',
         '{"type": "hello", "v": 1, "x": ' + "[" * 40 + "]" * 40 + "}",
         "[" * 60_000,
+        '{"type": "hello", "v": 1, "x": [' + "[]," * 20_000 + "[]]}",
+        '{"type": "hello", "v": 1, "v": 1}',
     ],
 )
 async def test_what_makes_no_sense_ends_the_connection(server: Server, text: str) -> None:

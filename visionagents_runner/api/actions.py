@@ -8,7 +8,6 @@ from django.http import HttpRequest
 
 from .. import store
 from ..exceptions import MaxConcurrentSessionsExceeded, NoWorker, RunnerError
-from ..identifiers import clean_call_part, clean_metadata
 from ..permissions import Access
 from ..placing import place
 from ..runner import Runner
@@ -30,11 +29,8 @@ async def start(request: HttpRequest, runner: Runner, call_id: str, body: StartC
     """
     try:
         launcher = runner.launcher(body.agent)
-        clean_call_part("call_id", call_id)
-        clean_call_part("call_type", body.call_type)
-        metadata = clean_metadata(body.metadata)
         values: dict[str, Any] = {
-            "metadata": metadata,
+            "metadata": body.metadata or {},
             "started_by_id": access.user_id,
             "source": access.source,
         }

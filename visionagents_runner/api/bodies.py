@@ -1,8 +1,13 @@
-"""Reading a request's body: bounded, and JSON whatever the content type says."""
+"""Reading a request's body: bounded, and JSON whatever the content type says.
+
+Nothing of it is parsed before the asker may do what they ask for, wherever that can be told without it.
+"""
 
 from __future__ import annotations
 
-import json
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import pydantic
@@ -10,12 +15,23 @@ from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, RawPostDataException, UnreadablePostError
 
 from ..conf import get_settings
+from ..permissions import Access, Action, authorize, rule_for
+from ..utils import boundedjson
 from .errors import APIError, Unprocessable, printable
+from .routes import runner_of, take_share
 
 T = TypeVar("T", bound=pydantic.BaseModel)
 
-MAX_DEPTH = 32
-"""Levels of nesting: what MariaDB stores in a JSON column, less one for the column itself."""
+MAX_VALUES = 12_000
+"""Of a whole body. Metadata of 16 KB, the most that any route takes, can hold 11,000."""
+MAX_PROBLEMS = 20
+"""Of a body that are told."""
+SMALL_BYTES = 16 * 1024
+"""Up to here the event loop parses by itself, in 2 ms at most: a thread costs more than what real clients send."""
+
+# One thread, and one of its own: what it does takes milliseconds and waits for nothing, so it is never starved by what
+# blocks elsewhere; and one more could only take turns with it, since both need the interpreter.
+_parser = ThreadPoolExecutor(1, thread_name_prefix="visionagents-parse")
 
 
 def too_large(limit: int) -> APIError:
@@ -34,13 +50,16 @@ def check_length(declared: str | None) -> None:
         raise too_large(limit)
 
 
-def read_body(request: HttpRequest) -> bytes:
-    """Return the body.
+async def read_body(request: HttpRequest) -> bytes:
+    """Return the body; it may not have been received yet.
 
     Raises:
         APIError: 413, or 400 if the body broke off.
     """
     limit = get_settings().MAX_BODY_BYTES
+    receive: Callable[[], Awaitable[None]] | None = getattr(request, "receive_body", None)
+    if receive is not None:
+        await receive()
     try:
         if not hasattr(request, "_body"):
             # Not `request.body`: without a Content-Length that reads without a limit.
@@ -49,25 +68,76 @@ def read_body(request: HttpRequest) -> bytes:
     except RequestDataTooBig:
         raise too_large(limit) from None
     except (UnreadablePostError, RawPostDataException):
-        raise APIError(400, "The request body could not be read") from None
+        raise unreadable() from None
     if len(body) > limit:
         raise too_large(limit)
     return body
 
 
-def parse_body(request: HttpRequest, model: type[T], *, default: dict[str, Any] | None = None) -> T:
+def unreadable() -> APIError:
+    return APIError(400, "The request body could not be read")
+
+
+async def parse_body(request: HttpRequest, model: type[T], *, default: dict[str, Any] | None = None) -> T:
     """Return the body as ``model``. ``default`` stands for an empty body.
 
     Raises:
         APIError: 413, 400, or 422 that says which field is wrong and why.
     """
-    body = read_body(request)
-    data = default if default is not None and not body.strip() else _load(body)
+    body = await read_body(request)
+    if len(body) <= SMALL_BYTES:
+        return _parse(body, model, default)
+    return await asyncio.get_running_loop().run_in_executor(_parser, _parse, body, model, default)
+
+
+async def authorize_and_parse(
+    request: HttpRequest,
+    action: Action,
+    model: type[T],
+    *,
+    default: dict[str, Any] | None = None,
+    call_id: str | None = None,
+    session_id: str | None = None,
+    find_call_id: Callable[[], Awaitable[str | None]] | None = None,
+    share: str | None = None,
+) -> tuple[Access, T]:
+    """`authorize` and `parse_body`, the permission first unless its callable of `ServeOptions` asks about the body.
+
+    Then it is given what passed all bounds. A call that neither the path nor the session tells is that of the body.
+    ``share`` is what is counted, as soon as they may.
+
+    Raises:
+        HttpError: as both do.
+    """
+    runner = runner_of(request)
+    rule = rule_for(runner, action)
+    about: dict[str, Any] = {"call_id": call_id, "session_id": session_id, "find_call_id": find_call_id}
+    of_body = call_id is None and find_call_id is None
+    if rule is None or not ("body" in rule.names or (of_body and "call_id" in rule.names)):
+        access = await authorize(request, runner, action, **about)
+        if share is not None:
+            take_share(request, access, share)
+        return access, await parse_body(request, model, default=default)
+    body = await parse_body(request, model, default=default)
+    if of_body:
+        about["call_id"] = getattr(body, "call_id", None)
+    access = await authorize(request, runner, action, body=body, **about)
+    if share is not None:
+        take_share(request, access, share)
+    return access, body
+
+
+def _parse(body: bytes, model: type[T], default: dict[str, Any] | None) -> T:
+    try:
+        data = default if default is not None and not body.strip() else boundedjson.loads(body, max_values=MAX_VALUES)
+    except boundedjson.Malformed as error:
+        raise Unprocessable("body", "", printable(str(error)), "json_invalid") from None
     if not isinstance(data, dict):
         raise Unprocessable("body", "", "must be a JSON object", "dict_type")
     try:
         return model.model_validate(data)
     except pydantic.ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False, include_context=False)
         raise APIError(
             422,
             [
@@ -76,49 +146,6 @@ def parse_body(request: HttpRequest, model: type[T], *, default: dict[str, Any] 
                     "loc": ["body", *(printable(part) if isinstance(part, str) else part for part in problem["loc"])],
                     "msg": printable(problem["msg"]),
                 }
-                for problem in error.errors(include_url=False, include_input=False, include_context=False)
+                for problem in problems[:MAX_PROBLEMS]
             ],
         ) from None
-
-
-def _load(body: bytes) -> Any:
-    try:
-        data = json.loads(body, object_pairs_hook=_object, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise Unprocessable("body", "", "is nested too deeply", "json_invalid") from None
-    except ValueError as error:
-        raise Unprocessable("body", "", f"is not valid JSON: {printable(str(error))}", "json_invalid") from None
-    if _deeper_than(data, MAX_DEPTH):
-        raise Unprocessable("body", "", f"is nested more than {MAX_DEPTH} levels deep", "json_invalid")
-    return data
-
-
-class _Malformed(ValueError):
-    pass
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _Malformed(f"{twice[:100]!r} is given twice")
-    return found
-
-
-def _refuse_constant(name: str) -> Any:
-    raise _Malformed(f"{name} is not allowed")
-
-
-def _deeper_than(data: Any, limit: int) -> bool:
-    level = [data]
-    for _ in range(limit + 1):
-        level = [
-            child
-            for parent in level
-            if isinstance(parent, (dict, list))
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-        ]
-        if not level:
-            return False
-    return True

@@ -10,9 +10,9 @@ from ninja import Query, Router
 from .. import store
 from ..exceptions import InvalidInput
 from ..identifiers import clean_call_part
-from ..permissions import Access, Action, authorize, rule_for
+from ..permissions import Access, Action, authorize
 from .actions import close, start
-from .bodies import parse_body
+from .bodies import authorize_and_parse
 from .errors import Unprocessable, json_response
 from .found import Found, began, find_on_call, measured
 from .listing import list_page
@@ -35,16 +35,10 @@ router = Router(tags=["calls"])
 async def start_call_session(request: HttpRequest, call_id: str) -> HttpResponse:
     """Answers when the agent is built and its join has begun."""
     _check(call_id)
-    runner = runner_of(request)
-    if rule_for(runner, Action.START) is None:
-        access = await authorize(request, runner, Action.START, call_id=call_id)
-        take_share(request, access, "starts")
-        body = parse_body(request, StartCallSession, default={})
-    else:
-        body = parse_body(request, StartCallSession, default={})
-        access = await authorize(request, runner, Action.START, call_id=call_id, body=body)
-        take_share(request, access, "starts")
-    session = await start(request, runner, call_id, body, access)
+    access, body = await authorize_and_parse(
+        request, Action.START, StartCallSession, default={}, call_id=call_id, share="starts"
+    )
+    session = await start(request, runner_of(request), call_id, body, access)
     return json_response(_describe(session), 201)
 
 

@@ -7,7 +7,13 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from django.core.exceptions import DisallowedHost, PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.core.exceptions import (
+    DisallowedHost,
+    PermissionDenied,
+    RequestDataTooBig,
+    SuspiciousOperation,
+    TooManyFieldsSent,
+)
 from django.http import Http404, HttpRequest, HttpResponse
 from ninja import NinjaAPI
 from ninja.errors import HttpError, ValidationError
@@ -157,6 +163,8 @@ def error_response(request: HttpRequest, error: Any) -> HttpResponse:
         case DisallowedHost():
             logger.warning("%s", error)
             return json_response({"detail": "The Host header names none of this server's ALLOWED_HOSTS"}, 400)
+        case TooManyFieldsSent():
+            return json_response({"detail": "The query string has too many parameters"}, 400)
         case SuspiciousOperation():
             logger.warning("%s", error)
             return json_response({"detail": "Bad request"}, 400)

@@ -21,7 +21,7 @@ from .errors import error_response, json_response, register_error_handlers
 from .history import router as history_router
 from .invitations import router as invitations_router
 from .paths import Match, Matcher, scope_of
-from .routes import bind
+from .routes import bind, own_routes
 from .schemas import NAME
 from .sessions import router as sessions_router
 from .speak import router as speak_router
@@ -123,6 +123,10 @@ class RunnerAPI(NinjaAPI):
     @cached_property
     def matcher(self) -> Matcher:
         return Matcher(self._views)
+
+    @cached_property
+    def own_routes(self) -> frozenset[str]:
+        return own_routes()
 
     def view_of(self, match: Match) -> View:
         return self._views[match.route]

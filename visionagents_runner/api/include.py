@@ -18,7 +18,7 @@ from .bodies import check_length
 from .docs import DOCS, OPENAPI, LocalSwagger, openapi_schema
 from .errors import error_response, json_response
 from .factory import RunnerAPI
-from .paths import Match, raw_suffix, scope_of
+from .paths import Match, check_query, raw_suffix, scope_of
 
 
 async def serve(request: HttpRequest, path: str) -> HttpResponse:
@@ -29,6 +29,7 @@ async def serve(request: HttpRequest, path: str) -> HttpResponse:
             return await serve_custom(request, api, path)
         request.get_host()  # refuses what is not in ALLOWED_HOSTS, whether the host has CommonMiddleware or not
         check_length(request.META.get("CONTENT_LENGTH"))
+        check_query(request.META.get("QUERY_STRING", "").encode("utf-8", "surrogateescape"))
         if path == OPENAPI:
             return openapi_schema(request, api)
         if path.rstrip("/") == DOCS:

@@ -39,7 +39,7 @@ async def invite(request: HttpRequest, session_id: str) -> HttpResponse:
     await authorize(request, runner, Action.START, session_id=session_id, find_call_id=find_call_id)
     access = await authorize(request, runner, Action.VIEW, session_id=session_id, find_call_id=find_call_id)
     take_share(request, access, "invitations")
-    body = parse_body(request, Invite, default={})
+    body = await parse_body(request, Invite, default={})
     session = await find_visible(request, session_id, access)
     if session.ended_at is not None or session.status == SessionStatus.CLOSING:
         raise APIError(409, "The session has ended: nobody can be invited to it any more")

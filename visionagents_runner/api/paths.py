@@ -12,6 +12,12 @@ from urllib.parse import quote, unquote_to_bytes
 
 from django.http import HttpRequest
 
+from .errors import APIError
+
+MAX_PATH_BYTES = 8 * 1024
+"""Two ids, the most that a path of ours holds, take 6,120 bytes at most."""
+MAX_QUERY_BYTES = 8 * 1024
+
 
 class Match(NamedTuple):
     route: str
@@ -34,6 +40,8 @@ class Matcher:
 
     def match(self, raw: bytes) -> Match | None:
         """Return what ``raw``, percent-encoded, names; None if it is no route."""
+        if len(raw) > MAX_PATH_BYTES:
+            return None
         if b"%" in raw or not raw.isascii():
             segments = [unquote_to_bytes(part).decode("utf-8", "surrogateescape") for part in raw.split(b"/")]
         else:
@@ -44,6 +52,8 @@ class Matcher:
 
     def match_decoded(self, path: str) -> Match | None:
         """Like `match`, for a server that gives no raw path: the first id takes all the slashes there may be."""
+        if len(path) > MAX_PATH_BYTES:
+            return None
         segments = path.removesuffix("/").split("/")
         if (found := self._find(segments)) is not None:
             return found
@@ -74,6 +84,8 @@ def raw_suffix(scope: Mapping[str, object], suffix: str) -> bytes | None:
     if not isinstance(raw, bytes) or not isinstance(path, str) or not path.endswith(suffix):
         return None
     raw = raw.partition(b"?")[0]
+    if len(raw) > MAX_PATH_BYTES:
+        return None  # no ids are that long: what is decoded names nothing either
     prefix = path[: len(path) - len(suffix)]
     root = str(scope.get("root_path") or "")
     # Servers differ in whether the raw path begins with the root path.
@@ -82,6 +94,20 @@ def raw_suffix(scope: Mapping[str, object], suffix: str) -> bytes | None:
         if end is not None and _decoded(raw[end:]) == suffix:
             return raw[end:]
     return None
+
+
+def check_query(query: bytes) -> None:
+    """Refuse a query string that is too long, or none.
+
+    Raises:
+        APIError: 414, or 400 if it is not UTF-8.
+    """
+    if len(query) > MAX_QUERY_BYTES:
+        raise APIError(414, f"The query string is longer than {MAX_QUERY_BYTES} bytes")
+    try:
+        query.decode()
+    except UnicodeDecodeError:
+        raise APIError(400, "The query string is not UTF-8") from None
 
 
 def encode_path(path: str) -> bytes:

@@ -17,6 +17,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 _RUNNER = "_visionagents_runner"
 _SECONDS = {"description": "Seconds after which asking again makes sense.", "schema": {"type": "integer"}}
+_own: set[str] = set()
 RETRY_AFTER = {"headers": {"Retry-After": _SECONDS}}
 ERRORS: dict[int, Any] = {
     400: (Error, "The request cannot be read, or its Host is not allowed."),
@@ -58,6 +59,7 @@ def operation(
     if body is not None:
         extra["requestBody"] = body
     schemas = {status: schema for status, (schema, _) in documented.items()}
+    _own.add(path.strip("/"))
 
     def register(view: View) -> View:
         name = view.__name__
@@ -72,6 +74,11 @@ def operation(
         return view
 
     return register
+
+
+def own_routes() -> frozenset[str]:
+    """Return the routes registered by `operation`, whose views wait for a body where they need one."""
+    return frozenset(_own)
 
 
 def json_body(schema: dict[str, Any], *, required: bool) -> dict[str, Any]:

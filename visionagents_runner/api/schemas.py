@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 from ninja import Schema
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
-from ..identifiers import MAX_ID_LENGTH, MAX_METADATA_BYTES
+from ..exceptions import InvalidInput
+from ..identifiers import MAX_ID_LENGTH, MAX_METADATA_BYTES, clean_call_part, clean_metadata
 from ..models import EndReason, SessionStatus
 from ..tokens import MAX_NAME_LENGTH, MAX_TOKEN_SECONDS
 
@@ -41,7 +45,22 @@ MAX_SPOKEN_LENGTH = 4000
 _NAME_PATTERN = r"^(?!\.\.?$)[^\u0000-\u001f\u007f-\u009f]+$"
 NAME: dict[str, Any] = {"minLength": 1, "maxLength": MAX_ID_LENGTH, "pattern": _NAME_PATTERN}
 
-Name = Annotated[str, Field(json_schema_extra=NAME)]
+
+def _cleaned(clean: Callable[[Any], Any]) -> AfterValidator:
+    """Have pydantic tell of `InvalidInput` as of errors of its own."""
+
+    def check(value: Any) -> Any:
+        try:
+            return clean(value)
+        except InvalidInput as error:
+            raise PydanticCustomError("value_error", "{message}", {"message": error.message}) from None
+
+    return AfterValidator(check)
+
+
+Name = Annotated[str, Field(json_schema_extra=NAME), _cleaned(partial(clean_call_part, "name"))]
+# Of keys that are any, because pydantic would tell of each that is no valid Unicode.
+Metadata = Annotated[dict[Any, Any], _cleaned(clean_metadata)]
 Time = Annotated[datetime, Field(description="UTC, ISO 8601, with Z.")]
 SessionId = Annotated[str, Field(description="The session's id, a UUID.")]
 
@@ -56,7 +75,7 @@ class StartCallSession(pydantic.BaseModel):
     agent: str | None = Field(
         None, min_length=1, max_length=100, description="Which of the server's agents; the first one if left out."
     )
-    metadata: dict[str, Any] | None = Field(
+    metadata: Metadata | None = Field(
         None,
         description="Any JSON object: kept with the session, and handed to the agent. "
         f"At most {MAX_METADATA_BYTES} bytes, without NUL.",

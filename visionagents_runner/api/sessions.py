@@ -9,9 +9,9 @@ from ninja import Query, Router
 from ninja.errors import HttpError
 
 from .. import store
-from ..permissions import Access, Action, authorize, rule_for
+from ..permissions import Access, Action, authorize
 from .actions import close, start
-from .bodies import parse_body
+from .bodies import authorize_and_parse
 from .errors import json_response
 from .found import call_of, detail, find_visible, priced
 from .listing import list_page
@@ -39,16 +39,8 @@ START_ANSWERS = {
 )
 async def start_session(request: HttpRequest) -> HttpResponse:
     """Answers when the agent is built and its join has begun."""
-    runner = runner_of(request)
-    if rule_for(runner, Action.START) is None:
-        access = await authorize(request, runner, Action.START)
-        take_share(request, access, "starts")
-        body = parse_body(request, StartSession)
-    else:
-        body = parse_body(request, StartSession)
-        access = await authorize(request, runner, Action.START, call_id=body.call_id, body=body)
-        take_share(request, access, "starts")
-    session = await start(request, runner, body.call_id, body, access)
+    access, body = await authorize_and_parse(request, Action.START, StartSession, share="starts")
+    session = await start(request, runner_of(request), body.call_id, body, access)
     return json_response(await detail(session, access), 201)
 
 

@@ -12,12 +12,12 @@ from .. import speaking
 from ..asking import ask
 from ..identifiers import call_key
 from ..models import CommandKind
-from ..permissions import Action, authorize, rule_for
+from ..permissions import Action
 from ..session import LiveSession
-from .bodies import parse_body
+from .bodies import authorize_and_parse
 from .errors import APIError, json_response
 from .found import call_of, find_visible
-from .routes import json_body, operation, runner_of, take_share
+from .routes import json_body, operation, take_share
 from .schemas import Error, Respond, Say, Success
 
 router = Router(tags=["live operations"])
@@ -63,16 +63,10 @@ async def respond(request: HttpRequest, session_id: str) -> HttpResponse:
 
 
 async def _ask(request: HttpRequest, session_id: str, model: type[Say | Respond], kind: CommandKind) -> HttpResponse:
-    runner = runner_of(request)
     find_call_id = partial(call_of, request, session_id)
-    allowed = partial(authorize, request, runner, Action.SPEAK, session_id=session_id, find_call_id=find_call_id)
-    body: Say | Respond
-    if rule_for(runner, Action.SPEAK) is None:
-        access = await allowed()
-        body = parse_body(request, model)
-    else:
-        body = parse_body(request, model)
-        access = await allowed(body=body)
+    access, body = await authorize_and_parse(
+        request, Action.SPEAK, model, session_id=session_id, find_call_id=find_call_id
+    )
     session = await find_visible(request, session_id, access)
     take_share(request, access, "turns", call=call_key(session.call_type, session.call_id))
     try:

@@ -22,6 +22,8 @@ from .schemas import Error, Health, Metrics, Ready
 router = Router(tags=["status"])
 
 _OPENMETRICS = "application/openmetrics-text"
+_MAX_RANGES = 32
+_MAX_PARAMETERS = 8
 
 
 @operation(router, "GET", "/health", answers={200: (Health, "The process lives.")}, summary="Liveness")
@@ -105,11 +107,14 @@ def _measure(runner: Runner, worker: AgentWorker | None) -> dict[str, Any]:
 
 
 def preferred_type(accept: str, others: tuple[str, ...] = ("text/plain", _OPENMETRICS)) -> str:
-    """Return which of application/json and ``others`` an Accept header prefers; JSON if it is alike."""
+    """Return which of application/json and ``others`` an Accept header prefers; JSON if it is alike.
+
+    What it names after the first 32 does not count.
+    """
     offered = dict.fromkeys(("application/json", *others), -1.0)
     precision = dict.fromkeys(offered, -1)
-    for item in accept.split(","):
-        kind, *parameters = (part.strip().lower() for part in item.split(";"))
+    for item in accept.split(",", _MAX_RANGES)[:_MAX_RANGES]:
+        kind, *parameters = (part.strip().lower() for part in item.split(";", _MAX_PARAMETERS))
         quality = 1.0
         for parameter in parameters:
             if parameter.startswith("q="):

@@ -173,6 +173,7 @@ class CallSocket:
                 self._on_frame(handler, message.get("bytes") or b"")
             else:
                 self._on_text(handler, text)
+                await asyncio.sleep(0)  # they may come in a lump, which is there without waiting
 
     def _on_text(self, handler: Handler, text: str) -> None:
         if not self._messages.take():

@@ -13,13 +13,17 @@ import json
 from enum import StrEnum
 from typing import Any
 
+from ..utils import boundedjson
+
 VERSION = 1
 
 MESSAGE_BYTES = 64 * 1024
 TEXT_CHARS = 4000
 FRAME_BYTES = 1920
 """20 ms of mono s16le at 48 kHz."""
-MAX_DEPTH = 32
+MAX_DEPTH = boundedjson.MAX_DEPTH
+MAX_VALUES = 2000
+"""Of one message. No more take a millisecond, and a client may send dozens at once."""
 MAX_REFERENCE_CHARS = 64
 """Of an ``id`` by which a client recognizes the answer."""
 
@@ -114,12 +118,12 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     Raises:
         Fatal: it is too large or malformed.
     """
-    if len(text) > MESSAGE_BYTES or (not text.isascii() and len(text.encode("utf-8", "replace")) > MESSAGE_BYTES):
+    if len(text) > MESSAGE_BYTES or len(data := text.encode("utf-8", "replace")) > MESSAGE_BYTES:
         raise Fatal(Code.TOO_LARGE, f"A message may have {MESSAGE_BYTES} bytes")
     try:
-        message: Any = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        raise Fatal(Code.BAD_MESSAGE, "A text message must be JSON") from None
+        message: Any = boundedjson.loads(data, max_values=MAX_VALUES)
+    except boundedjson.Malformed as error:
+        raise Fatal(Code.BAD_MESSAGE, f"A text message must be JSON; this {error}") from None
     if not isinstance(message, dict) or not isinstance(kind := message.get("type"), str):
         raise Fatal(Code.BAD_MESSAGE, 'A message must be a JSON object with a "type"')
     _check(message)
@@ -140,10 +144,6 @@ def error(problem: Fatal | Refused, reference: str | int | None = None) -> dict[
 
 
 encode = json.JSONEncoder(separators=(",", ":")).encode
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _check(message: dict[str, Any]) -> None:
