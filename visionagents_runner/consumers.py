@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 from channels.consumer import AsyncConsumer  # type: ignore[import-untyped]
 from django.core.exceptions import DisallowedHost
 
-from .exceptions import RunnerConfigurationError
+from .exceptions import RunnerConfigurationError, TooMany
 from .feeds.listviewer import ListViewer
 from .feeds.viewer import UNACKED, SessionViewer
+from .permissions import likely_identity
 from .runner import get_runner
 from .signalling import wire
 from .signalling.access import HandshakeRequest
 from .signalling.client import CallClient
+from .signalling.door import Door, refuse
 from .signalling.socket import CallSocket, Handler, Receive, Send
 from .signalling.wire import Code, Fatal
 
@@ -45,6 +47,7 @@ class _Consumer(AsyncConsumer, ABC):  # type: ignore[misc]
     """
 
     _unacked: int | None = None
+    _is_feed = False
     _going_away = "The server is going away: connect again in a moment"
 
     def __init__(self, runner: Runner | None = None) -> None:
@@ -66,8 +69,21 @@ class _Consumer(AsyncConsumer, ABC):  # type: ignore[misc]
         if target is None or not _host_is_allowed(scope):
             await send({"type": "websocket.close", "code": wire.NO_SUCH_PATH})
             return
-        await send({"type": "websocket.accept"})
-        socket = CallSocket(receive, send, unacked=self._unacked)
+        try:
+            identity = likely_identity(HandshakeRequest(scope))
+            door = Door(scope, identity=identity, is_feed=self._is_feed)
+        except TooMany as error:
+            await refuse(scope, send, error)
+            return
+        try:
+            await send({"type": "websocket.accept"})
+            socket = CallSocket(receive, send, unacked=self._unacked, door=door)
+            door.open(socket)
+            await self._serve(socket, scope, target)
+        finally:
+            door.close()
+
+    async def _serve(self, socket: CallSocket, scope: Mapping[str, Any], target: Any) -> None:
         try:
             client = self._client(socket, scope, self._runner or get_runner(), target)
         except RunnerConfigurationError as error:
@@ -79,6 +95,8 @@ class _Consumer(AsyncConsumer, ABC):  # type: ignore[misc]
             await socket.serve(client)
         except Fatal as error:
             problem = error
+        except TooMany as error:
+            problem = Fatal(Code.TOO_MANY, str(error))
         except asyncio.CancelledError:
             # Plain daphne cancels at the beginning of its shutdown, our own server at its end.
             problem = Fatal(Code.GOING_AWAY, self._going_away)
@@ -110,6 +128,7 @@ class FeedConsumer(_Consumer):
     """Serves one viewer of a session's events, or of the list of sessions."""
 
     _unacked = UNACKED
+    _is_feed = True
 
     def _target(self, scope: Mapping[str, Any]) -> str | None:
         from .routing import feed_of

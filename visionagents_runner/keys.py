@@ -133,7 +133,7 @@ async def verify(credential: str, *, address: str | None = None) -> Key:
         answer, seconds = await store.read(_look_up, form[1], digest)
         memory = _valid if isinstance(answer, Key) else _invalid
         if isinstance(answer, Key):
-            note_valid(digest)
+            note_valid(digest, f"key:{answer.prefix}")
         memory.put(digest, answer, asked_at + seconds, generation)
         found = answer
     if not isinstance(found, Key):

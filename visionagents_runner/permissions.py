@@ -26,7 +26,7 @@ from ninja.errors import HttpError
 from . import keys, store
 from .locality import Facts, origin_allowed, why_not_local
 from .models.key import Scope, digest_of
-from .quotas import Who, address_of_request, check_guess, note_valid
+from .quotas import Who, address_of_request, check_guess, identity_behind, note_valid
 from .utils.headers import find_cookie
 
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ async def _by_cookie(request: HttpRequest, permissions: tuple[str, ...]) -> Iden
     check_guess(digest, address_of_request(request))
     found = await store.read(_user_of_session, key, permissions)
     if found is not None:
-        note_valid(digest)
+        note_valid(digest, f"user:{found.user_id}")
     return found
 
 
@@ -286,6 +286,12 @@ def who_asks(request: HttpRequest, access: Access) -> Who:
         return Who(f"key:{keys.short_name(credential)}", address_of_request(request))
     identity = None if access.user_id is None else f"user:{access.user_id}"
     return Who(identity, address_of_request(request))
+
+
+def likely_identity(request: HttpRequest) -> str | None:
+    """Return whose share a request will take from in all likelihood, as far as that is known without asking."""
+    credential = keys.bearer(request) or _session_key(request)
+    return None if credential is None else identity_behind(digest_of(credential))
 
 
 def _session_key(request: HttpRequest) -> str | None:

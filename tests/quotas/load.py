@@ -1,6 +1,6 @@
 """What one of many can take of a worker, by three that try.
 
-    python -m tests.quotas.load [--seats 30] [--seconds 10] [--feeds 2000]
+    python -m tests.quotas.load [--seats 30] [--seconds 10] [--feeds 2000] [--without-limits]
 
 Somebody with one invitation takes seats on its call; one guest types as fast as the socket takes it; a user who may see
 nothing opens list feeds, while the processor time of the server is read.
@@ -23,6 +23,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from tests.browser.server import Server, running_server
 from tests.signalling.relay_load import Person, cpu_seconds
+from visionagents_runner.quotas.limits import Limits
 
 _AT_ONCE = 40
 
@@ -122,10 +123,11 @@ async def feeds(server: Server, count: int, seconds: float) -> dict[str, Any]:
     return {"welcomed": welcomed, "refused": refused, "opening": opening, "took": took, "used": used}
 
 
-async def main(tries: int, seconds: float, count: int) -> None:
+async def main(tries: int, seconds: float, count: int, *, limits: bool) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2 * count + 500)), hard))
-    settings = json.dumps({"LOOP_LAG_LIMIT": 0.5})
+    off = dict.fromkeys(Limits.__dataclass_fields__)
+    settings = json.dumps({"LOOP_LAG_LIMIT": 0.5, "LIMITS": {} if limits else off})
     with (
         tempfile.TemporaryDirectory() as folder,
         running_server(Path(folder), TEST_RUNNER_SETTINGS=settings) as server,
@@ -142,5 +144,6 @@ if __name__ == "__main__":
     parser.add_argument("--seats", type=int, default=30)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--feeds", type=int, default=2000)
+    parser.add_argument("--without-limits", action="store_true")
     arguments = parser.parse_args()
-    asyncio.run(main(arguments.seats, arguments.seconds, arguments.feeds))
+    asyncio.run(main(arguments.seats, arguments.seconds, arguments.feeds, limits=not arguments.without_limits))

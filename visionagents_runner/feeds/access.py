@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ninja.errors import HttpError
 
 from ..api.found import Found, call_of, find_visible
-from ..permissions import Access, Action, authorize, rule_for
+from ..permissions import Access, Action, authorize, rule_for, who_asks
 from ..session import LiveSession
 from ..signalling.access import HandshakeRequest
 from ..signalling.wire import Code, Fatal
@@ -30,6 +30,8 @@ class Sight:
     found: Found
     words: bool
     """Whether they may read what was said, and done with it."""
+    identity: str | None = None
+    """Whose share of `quotas` it is."""
 
     @property
     def key(self) -> uuid.UUID:
@@ -47,7 +49,8 @@ async def look_at_session(scope: Mapping[str, Any], runner: Runner, session_id: 
         find_call_id = partial(call_of, request, session_id)
         access = await authorize(request, runner, Action.VIEW, session_id=session_id, find_call_id=find_call_id)
         found = await find_visible(request, session_id, access)
-        return Sight(found, await _may_read_words(request, runner, session_id))
+        words = await _may_read_words(request, runner, session_id)
+        return Sight(found, words, who_asks(request, access).identity)
 
 
 async def look_at_list(scope: Mapping[str, Any], runner: Runner) -> Access:

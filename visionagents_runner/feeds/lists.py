@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any, Protocol
 
 from .. import store
+from ..api.found import describe
 from ..models import AgentSession
 from . import queries
 from .link import LIST_GROUP, get_link
@@ -31,20 +33,28 @@ class ListViewerLike(Protocol):
     def user_id(self) -> Any:
         """Whose sessions it sees; None: all."""
 
-    def on_sessions(self, rows: list[AgentSession]) -> None:
-        """Take sessions that are new or changed, the oldest first; it returns at once."""
+    def on_sessions(self, sessions: Sequence[dict[str, Any]]) -> None:
+        """Take sessions that are new or changed, the oldest first, as REST shows them; it returns at once.
+
+        Others get the same ones: they are only to be read.
+        """
 
     def on_counts(self, counts: dict[str, int]) -> None: ...
 
 
 class ListHub:
-    """Works only while somebody views the list."""
+    """Works only while somebody views the list.
+
+    However many views one user has, and however often new ones come, it is looked and counted once for all of them.
+    """
 
     def __init__(self) -> None:
         self._viewers: set[ListViewerLike] = set()
         self._known: dict[uuid.UUID, State] = {}
         """The sessions that changes are measured against, as they were at the last look."""
         self._ready = asyncio.Event()
+        self._counts: dict[Any, dict[str, int]] = {}
+        """What was counted last, for each user with a view."""
         self._uncounted: set[Any] = set()
         """For whom it has to be counted anew."""
         self._counted_at = 0.0
@@ -59,9 +69,11 @@ class ListHub:
         """Tell ``viewer`` what changes, until `leave`. Once `ready`, nothing escapes it."""
         if not self._viewers:
             self._known.clear()
+            self._counts.clear()
             self._uncounted.clear()
             self._ready.clear()
             self._poller.start()
+            self._poller.hint_all()
             if (link := get_link()) is not None:
                 self._leave_group = link.join(LIST_GROUP, self._on_message)
         self._viewers.add(viewer)
@@ -78,10 +90,13 @@ class ListHub:
                 self._leave_group = None
 
     def count_for(self, viewer: ListViewerLike) -> None:
-        """Count anew for somebody, at once."""
-        self._uncounted.add(viewer.user_id)
-        self._counted_at = 0.0
-        self._poller.hint_all()
+        """Tell somebody the counts: what was counted last, or soon, for one for whom it was not counted yet."""
+        counts = self._counts.get(viewer.user_id)
+        if counts is not None:
+            viewer.on_counts(counts)
+        else:
+            self._uncounted.add(viewer.user_id)
+            self._poller.hint(())
 
     async def ready(self) -> None:
         """Return when what changes from now on is told."""
@@ -107,34 +122,47 @@ class ListHub:
         return changed
 
     async def _look_at(self, keys: frozenset[uuid.UUID]) -> list[AgentSession]:
-        rows = await store.read(queries.by_key, keys)
+        rows = await store.read(queries.by_key, keys) if keys else []
         changed = [row for row in rows if self._known.get(row.pk) != State.of(row)]
         self._known.update((row.pk, State.of(row)) for row in changed)
         return changed
 
     def _tell(self, changed: list[AgentSession]) -> None:
+        if not changed:
+            return
         changed.sort(key=lambda row: (row.created_at, row.pk))
+        described = cache(describe)
+        seen: dict[Any, list[dict[str, Any]]] = {}
         for viewer in tuple(self._viewers):
-            mine = [row for row in changed if viewer.user_id is None or row.started_by_id == viewer.user_id]
-            if mine:
-                viewer.on_sessions(mine)
-        self._uncounted |= {None, *(row.started_by_id for row in changed)} if changed else set()
+            user_id = viewer.user_id
+            if user_id not in seen:
+                mine = [row for row in changed if user_id is None or row.started_by_id == user_id]
+                seen[user_id] = [described(row) for row in mine]
+            if seen[user_id]:
+                viewer.on_sessions(seen[user_id])
+        self._uncounted |= {None, *(row.started_by_id for row in changed)}
 
     async def _count(self) -> None:
         users = {viewer.user_id for viewer in self._viewers}
+        for user_id in self._counts.keys() - users:
+            del self._counts[user_id]
         since = time.monotonic() - self._counted_at
         if since >= COUNTS_SECONDS:
             self._uncounted |= users
         self._uncounted &= users
-        if not self._uncounted or since < _COUNT_PAUSE_SECONDS:
+        # Who has none yet gets them at once; the others have those of a moment ago.
+        wanted = self._uncounted if since >= _COUNT_PAUSE_SECONDS else self._uncounted - self._counts.keys()
+        if not wanted:
             return
-        wanted, self._uncounted = self._uncounted, set()
-        self._counted_at = time.monotonic()
+        self._uncounted = self._uncounted - wanted
+        if since >= _COUNT_PAUSE_SECONDS:
+            self._counted_at = time.monotonic()
         try:
             counted = await store.read(queries.counts, wanted)
         except store.DATABASE_ERRORS:
             self._uncounted |= wanted
             raise
+        self._counts |= counted
         for viewer in tuple(self._viewers):
             if viewer.user_id in counted:
                 viewer.on_counts(counted[viewer.user_id])

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import store
-from ..api.found import describe
 from ..api.listing import list_page
 from ..api.schemas import Filters
-from ..models import AgentSession
-from ..permissions import Access
+from ..permissions import Access, who_asks
 from ..signalling import wire
+from ..signalling.access import HandshakeRequest
 from ..signalling.wire import Code, Fatal
 from . import access
 from .lists import get_list_hub
@@ -39,7 +37,7 @@ class ListViewer(FeedViewer):
         super().__init__(socket, scope, runner)
         self._access: Access | None = None
         self._limit = _DEFAULT_LIMIT
-        self._pending: dict[uuid.UUID, dict[str, Any]] = {}
+        self._pending: dict[str, dict[str, Any]] = {}
         self._stale = True
         """Whether it needs a page before anything else."""
         self._counts: dict[str, int] | None = None
@@ -53,10 +51,10 @@ class ListViewer(FeedViewer):
         get_list_hub().leave(self)
         await super().leave()
 
-    def on_sessions(self, rows: list[AgentSession]) -> None:
-        for row in rows:
-            self._pending.pop(row.pk, None)
-            self._pending[row.pk] = describe(row)
+    def on_sessions(self, sessions: Sequence[dict[str, Any]]) -> None:
+        for session in sessions:
+            self._pending.pop(session["session_id"], None)
+            self._pending[session["session_id"]] = session
         if len(self._pending) > _PENDING:
             self._stale = True
             self._pending.clear()
@@ -74,6 +72,7 @@ class ListViewer(FeedViewer):
 
     async def _welcome(self) -> None:
         self._access = await access.look_at_list(self._scope, self._runner)
+        self._socket.identify(who_asks(HandshakeRequest(self._scope), self._access).identity)
         self._socket.post({"type": "welcome", "v": wire.VERSION, "all": self.user_id is None})
         hub = get_list_hub()
         hub.enter(self)

@@ -150,6 +150,7 @@ class SessionViewer(FeedViewer):
 
     async def _welcome(self) -> None:
         sight = await access.look_at_session(self._scope, self._runner, self._session_id)
+        self._socket.identify(sight.identity)
         self._words = sight.words
         self._watch = watch = get_hub().enter(sight.key, self)
         while watch.last is None and not watch.gone:

@@ -5,7 +5,7 @@ the memory of this process, in microseconds, so each worker counts by itself; li
 sessions (`store.Limits`). What is refused is told to whoever asked, in words (`TooMany`), and counted (`refusals`).
 """
 
-from .credentials import check_guess, note_valid
+from .credentials import check_guess, identity_behind, note_valid
 from .gate import heavy_read
 from .holdings import hold
 from .rates import prepare, spend
@@ -20,6 +20,7 @@ __all__ = [
     "forget",
     "heavy_read",
     "hold",
+    "identity_behind",
     "note_valid",
     "prepare",
     "refused",

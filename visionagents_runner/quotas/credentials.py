@@ -10,21 +10,24 @@ _MOST = 4096
 
 
 class _Familiar:
-    """Digests of credentials that counted lately; bounded, those go that were not seen for longest."""
+    """Who credentials that counted lately stood for, by digest; bounded, those go that were not seen for longest."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, None] = {}
+        self._seen: dict[str, str] = {}
         self._lock = threading.Lock()  # under WSGI each thread has an event loop
 
     def __contains__(self, digest: str) -> bool:
         return digest in self._seen
 
-    def add(self, digest: str) -> None:
+    def get(self, digest: str) -> str | None:
+        return self._seen.get(digest)
+
+    def add(self, digest: str, identity: str) -> None:
         with self._lock:
             self._seen.pop(digest, None)
             while len(self._seen) >= _MOST:
                 del self._seen[next(iter(self._seen))]
-            self._seen[digest] = None
+            self._seen[digest] = identity
 
 
 _familiar = _Familiar()
@@ -40,6 +43,11 @@ def check_guess(digest: str, address: str | None) -> None:
         spend("credentials", address=address)
 
 
-def note_valid(digest: str) -> None:
-    """The credential counts."""
-    _familiar.add(digest)
+def note_valid(digest: str, identity: str) -> None:
+    """The credential counts, and stands for ``identity``."""
+    _familiar.add(digest, identity)
+
+
+def identity_behind(digest: str) -> str | None:
+    """Return for whom a credential counted lately. It need not any more: for refusing, not for letting in."""
+    return _familiar.get(digest)

@@ -13,7 +13,9 @@ _RETRY_SECONDS = 5
 _held: dict[tuple[str, str, str], int] = {}
 
 
-def hold(what: str, *, identity: str | None = None, address: str | None = None) -> Callable[[], None]:
+def hold(
+    what: str, *, identity: str | None = None, address: str | None = None, of_worker: bool = True
+) -> Callable[[], None]:
     """Take one of what these may have of ``what`` at once, and of what this worker gives to all.
 
     Returns what gives it back; to call that twice does nothing more.
@@ -22,7 +24,7 @@ def hold(what: str, *, identity: str | None = None, address: str | None = None) 
         TooMany: they have as many as they may; nothing was taken.
     """
     limits = get_limits()
-    whom = {"identity": identity, "address": address, "worker": "all"}
+    whom = {"identity": identity, "address": address, "worker": "all" if of_worker else None}
     wanted: list[tuple[str, str, str]] = []
     for by in BYS:
         limit = getattr(limits, f"{what}_per_{by}", None)

@@ -58,6 +58,7 @@ class Limits:
     sockets_per_identity: int | None = 40
     sockets_per_address: int | None = 100
     sockets_per_worker: int | None = 1000
+    openings_per_identity: Rate | None = "240/m burst 60"
     openings_per_address: Rate | None = "240/m"
     silent_per_address: int | None = 20
     """Those that have not said hello yet."""

@@ -15,8 +15,10 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
+from ..quotas.bucket import Bucket
 from ..tasks import spawn
 from . import wire
+from .door import Door
 from .wire import Code, Fatal
 
 Receive: TypeAlias = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -47,8 +49,9 @@ class Handler(Protocol):
 class CallSocket:
     """An accepted WebSocket. `post` queues messages; `serve` runs it."""
 
-    def __init__(self, receive: Receive, send: Send, *, unacked: int | None = None) -> None:
+    def __init__(self, receive: Receive, send: Send, *, unacked: int | None = None, door: Door | None = None) -> None:
         """``unacked`` is how many text messages may be under way, if not as many as of a call."""
+        self._door = door
         self._receive = receive
         self._send = send
         self._unacked_limit = unacked
@@ -67,9 +70,9 @@ class CallSocket:
         self._was_written = asyncio.Event()
         self._is_writing = False
 
-        self._messages = _Bucket(wire.MESSAGES_A_SECOND, wire.MESSAGE_BURST)
-        self._frames = _Bucket(wire.FRAMES_A_SECOND, wire.FRAME_BURST)
-        self._flood = _Bucket(wire.FLOOD_A_SECOND, wire.FLOOD_BURST)
+        self._messages = Bucket(wire.MESSAGES_A_SECOND, wire.MESSAGE_BURST)
+        self._frames = Bucket(wire.FRAMES_A_SECOND, wire.FRAME_BURST)
+        self._flood = Bucket(wire.FLOOD_A_SECOND, wire.FLOOD_BURST)
         self._pinged_at = self._opened_at
         self._pings: dict[int, float] = {}
         """When each ping without a pong was sent, by its ``t``."""
@@ -112,6 +115,15 @@ class CallSocket:
             self._may_send_frame.clear()
             await self._may_send_frame.wait()
         await self._transmit({"type": "websocket.send", "bytes": frame}, is_frame=True)
+
+    def identify(self, identity: str | None) -> None:
+        """Count the connection as one of somebody's, see `quotas`.
+
+        Raises:
+            TooMany: they have as many as they may.
+        """
+        if self._door is not None:
+            self._door.identify(identity)
 
     def fail(self, error: BaseException) -> None:
         """End the connection with ``error``; the first one counts."""
@@ -185,6 +197,8 @@ class CallSocket:
             self._on_pong(message.get("t"))
         else:
             handler.on_message(kind, message)
+            if self._door is not None and handler.greeted:
+                self._door.greet()
 
     def _on_frame(self, handler: Handler, frame: bytes) -> None:
         if len(frame) != wire.FRAME_BYTES:
@@ -273,26 +287,3 @@ class CallSocket:
             if now - self._pinged_at >= wire.PING_SECONDS:
                 self._pinged_at = now
                 self.post({"type": "ping", "t": round(now * 1000), "rtt_ms": self._rtt_ms}, key="ping")
-
-
-class _Bucket:
-    """Allows ``rate`` a second, and ``burst`` at once."""
-
-    def __init__(self, rate: float, burst: int) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._left = float(burst)
-        self._at = time.monotonic()
-
-    def take(self) -> bool:
-        now = time.monotonic()
-        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
-
-    def give_back(self) -> None:
-        """It did not count after all."""
-        self._left = min(self._burst, self._left + 1)

@@ -55,6 +55,7 @@ class Code(StrEnum):
     CALL_ENDED = "call_ended"
     ELSEWHERE = "elsewhere"
     FULL = "full"
+    TOO_MANY = "too_many"
     TOO_FAST = "too_fast"
     TOO_LARGE = "too_large"
     SILENT = "silent"
@@ -89,6 +90,7 @@ _CLOSE = {
     Code.TOO_LARGE: 4413,
     Code.TOO_FAST: 4429,
     Code.FULL: 4429,
+    Code.TOO_MANY: 4429,
     Code.GOING_AWAY: 4503,
     Code.SERVER_ERROR: 4500,
 }

@@ -115,6 +115,11 @@ const PROBLEMS = {
     text: "It has as many people as the server allows. Try again when somebody has left.",
     action: "join",
   },
+  too_many: {
+    title: "There are too many connections",
+    text: "The server takes no more of them now. Try again in a moment.",
+    action: "join",
+  },
   elsewhere: {
     title: "The agent of this call cannot be reached now",
     text: "It lives in another process of the server than this connection reached. Try again in a moment.",
@@ -169,7 +174,7 @@ export function problem(code, detail = "") {
   return { level: "error", ...found, code, text: detailed(code, found.text, detail) };
 }
 
-const TELLS_ALL = new Set(["elsewhere"]); // there is more than one reason for it
+const TELLS_ALL = new Set(["elsewhere", "full", "too_many"]); // there is more than one reason for it
 const TELLS_MORE = new Set([...TELLS_ALL, "session_ended", "say_failed", "server_error", "bad_message", "too_large"]);
 
 function detailed(code, text, detail) {
