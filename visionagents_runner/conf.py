@@ -95,6 +95,9 @@ class RunnerSettings:
     JOIN_TOKEN_SECONDS: int = 3600
     """How long an invitation to a call counts, unless it says otherwise. It is void when its session ends."""
 
+    GUESTS_SEE_TOOLS: bool = False
+    """Whether guests, who joined by an invitation, see which tools an agent calls, with arguments and results."""
+
     RECOGNITION_MODEL: str = ""
     """Path of the speech recognition model of `demo` (a folder for faster-whisper), or its name there. "": the one of
     an installed package, else the smallest English one is downloaded."""

@@ -99,7 +99,7 @@ class Socket:
         fatal = [each for each in self.received if isinstance(each, dict) and each.get("fatal")]
         return (fatal[-1]["code"] if fatal else "", self.closed)
 
-    async def hear(self, kind: str, **fields: Any) -> dict[str, Any]:
+    async def hear(self, kind: str, /, **fields: Any) -> dict[str, Any]:
         """Return the first message of that type with these fields, and forget it and what came before."""
 
         def wanted(message: Any) -> bool:

@@ -125,12 +125,18 @@ class BrowserConnection(Connection):
 
     # The room's side
 
+    @property
+    def name(self) -> str:
+        """What people call the agent."""
+        user = self.agent.agent_user
+        return user.name or user.id or ""
+
     def presence(self, *, here: bool) -> Presence:
         user = self.agent.agent_user
         return Presence(
             user_id=user.id or "",
             participant_id=self.agent.id,
-            name=user.name or user.id or "",
+            name=self.name,
             is_agent=True,
             here=here,
             wants_video=self.wants_video,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from vision_agents.core.edge.types import Participant, TrackType
 
 from ..conf import get_settings
+from ..utils.text import looks_like
 from .bounds import custom_event
 from .events import CustomEvent, Presence, RoomEvent, Words
 from .people import INBOX_SIZE, Person
@@ -126,7 +127,7 @@ class Room:
         limit = get_settings().MAX_PEOPLE_PER_CALL
         if len(self._people) >= limit:
             raise RoomFull(f"This call has as many people as it takes ({limit}): try again when somebody has left")
-        participant = Participant(original=None, user_id=user_id, id=f"{user_id}-{uuid.uuid4().hex[:8]}")
+        participant = Participant(original=None, user_id=user_id, id=uuid.uuid4().hex[:16])
         person = Person(self, participant, name or user_id, may_speak=may_speak, inbox_size=inbox_size)
         for connection in self._agents:
             person.deliver(connection.presence(here=True))
@@ -214,6 +215,9 @@ class Room:
             connection.person_joined(person.participant)
             for track_id, track_type in person.media.tracks():
                 connection.track_added(person.participant, track_id, track_type)
+        for person in self._people.values():
+            if looks_like(person.name, connection.name):
+                self.presence_changed(person)  # under a name of their own, see `_presence`
         if connection.wants_video and not connection.publishes_video:
             self.renegotiate()
 
@@ -313,10 +317,13 @@ class Room:
 
 
 def _presence(person: Person, *, here: bool) -> Presence:
+    name = person.name
+    if any(looks_like(name, connection.name) for connection in person.room.agents):
+        name = f"{name} (person)"  # nobody passes for the agent
     return Presence(
         user_id=person.participant.user_id,
         participant_id=person.participant.id,
-        name=person.name,
+        name=name,
         is_agent=False,
         here=here,
         muted=person.muted,

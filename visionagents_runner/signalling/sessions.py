@@ -39,23 +39,27 @@ def end_words(reason: EndReason | None) -> str:
 
 
 def describe(session: LiveSession, presence: Presence | None, *, for_guest: bool) -> dict[str, Any]:
-    """Return the Session of the wire; ``presence`` is that of its agent, if it is in the room."""
+    """Return the Session of the wire; ``presence`` is that of its agent, if it is in the room.
+
+    Guests are not told whose models it uses, and not what was given to the agent.
+    """
     agent: Any = session.agent if session.has_agent else None
     user = getattr(agent, "agent_user", None)
-    told = {
+    told: dict[str, Any] = {
         "session_id": session.id,
         "agent": session.agent_name,
         "agent_id": agent_id(session),
         "agent_name": getattr(user, "name", None) or getattr(user, "id", None) or session.agent_name,
         "status": session.status.value,
         "started_at": _iso(session.started_at),
-        "models": {part: model_name(getattr(agent, part, None)) for part in ("llm", "stt", "tts")},
+        "models": {},
         "note": str(getattr(getattr(agent, "llm", None), "note", "") or ""),
         "wants_video": bool(getattr(presence, "wants_video", False)),
         "publishes_video": bool(getattr(presence, "publishes_video", False)),
     }
     if not for_guest:
         told["metadata"] = session.metadata
+        told["models"] = {part: model_name(getattr(agent, part, None)) for part in ("llm", "stt", "tts")}
     return told
 
 
