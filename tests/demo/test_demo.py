@@ -14,7 +14,7 @@ from vision_agents.core.llm.events import LLMErrorEvent, LLMResponseFinalEvent, 
 from tests.conftest import until
 from visionagents_runner import demo
 from visionagents_runner.demo.functions import register_functions
-from visionagents_runner.demo.llm import ScriptedLLM
+from visionagents_runner.demo.llm import MAX_MATCHED, ScriptedLLM
 from visionagents_runner.demo.numbers import with_digits
 from visionagents_runner.demo.rules import add_rules
 from visionagents_runner.edge import Words, join_room, open_rooms
@@ -25,10 +25,11 @@ from visionagents_runner.testing import StubEdge, stub_agent
 @pytest.fixture
 async def agent():
     """The demo's model and rules, without its pauses, on an edge that can be asked."""
+    edge = StubEdge()
     llm = ScriptedLLM()
-    register_functions(llm)
+    register_functions(llm, edge)
     add_rules(llm)
-    agent = stub_agent(llm=llm)
+    agent = stub_agent(llm=llm, edge=edge)
     call = await agent.create_call("default", "c")
     async with agent.join(call, participant_wait_timeout=0):
         yield agent
@@ -195,13 +196,29 @@ async def test_what_no_rule_is_for_is_repeated_but_not_at_length(agent):
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_sessions_are_counted_from_the_database(agent):
-    assert await ask(agent, "how many sessions are live?") == "0 sessions are live, and none has ended yet."
-    await AgentSession.objects.acreate(call_id="live")
-    ended = await AgentSession.objects.acreate(call_id="over")
+async def test_sessions_of_this_call_are_counted_and_nothing_of_others_is_told(agent):
+    for call_id in ("c", "another", "over"):
+        await AgentSession.objects.acreate(call_id=call_id)
+    ended = await AgentSession.objects.aget(call_id="over")
     await sync_to_async(ended.finish)(EndReason.FINISHED)
-    answer = await ask(agent, "how many sessions are live?")
-    assert re.fullmatch(r"1 session is live\. The last to end was default/over, \d+ seconds? ago: finished\.", answer)
+    events = events_of(agent, ToolStartEvent, ToolEndEvent)
+    assert await ask(agent, "how many sessions are live?") == "1 session is live on this call."
+    await AgentSession.objects.acreate(call_id="c")
+    assert await ask(agent, "list the live sessions") == "2 sessions are live on this call."
+    await until(lambda: len(events) == 4)
+    assert [event.result for event in events if isinstance(event, ToolEndEvent)] == [1, 2]
+
+
+async def test_rules_look_at_the_beginning_of_a_long_text_only(agent, monkeypatch):
+    looked_at = []
+
+    class Pattern:
+        def search(self, text):
+            looked_at.append(len(text))
+
+    monkeypatch.setattr(agent.llm, "_rules", [(Pattern(), None)])
+    await ask(agent, "go " * 1333)
+    assert looked_at == [MAX_MATCHED]
 
 
 async def test_without_a_database_the_question_about_sessions_gets_a_clear_answer(agent, monkeypatch):

@@ -30,10 +30,10 @@ async def create_agent() -> Agent:
         SpeechUnavailable: a setting names a model that is none. What cannot be known yet, a download that does not
             come say, is told as an error of the session when it happens, which goes on by text.
     """
-    llm = ScriptedLLM(word_seconds=WORD_SECONDS)
-    register_functions(llm)
-    add_rules(llm)
     edge = BrowserEdge()
+    llm = ScriptedLLM(word_seconds=WORD_SECONDS)
+    register_functions(llm, edge)
+    add_rules(llm)
     stt, tts = speech_of(edge)
     if stt is not None:
         llm.note = f"{llm.note}; {NOTE_OF_SPEECH}"

@@ -8,9 +8,12 @@ import math
 import secrets
 import zoneinfo
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vision_agents.core.llm.llm import LLM
+
+if TYPE_CHECKING:
+    from ..edge import BrowserEdge
 
 MAX_DICE = 100
 MAX_SIDES = 1000
@@ -19,8 +22,11 @@ MAX_METERS = 1000.0
 _DIRECTIONS = {"forward": (0, 1), "backward": (0, -1), "left": (-1, 0), "right": (1, 0)}
 
 
-def register_functions(llm: LLM) -> None:
-    """Register the functions with ``llm``. What they remember lasts as long as it: one session."""
+def register_functions(llm: LLM, edge: BrowserEdge | None = None) -> None:
+    """Register the functions with ``llm``. What they remember lasts as long as it: one session.
+
+    Everybody on the call hears what they return, guests too, so they tell of nothing but this call: that of ``edge``.
+    """
     names: dict[str, str] = {}
     robot = {"right": 0.0, "forward": 0.0}
 
@@ -68,9 +74,12 @@ def register_functions(llm: LLM) -> None:
     async def locate_robot() -> dict[str, float]:
         return dict(robot)
 
-    @llm.register_function(description="How many agent sessions of this project are live, and which ended last")
-    async def count_sessions() -> dict[str, Any]:
-        return await _count_sessions()
+    @llm.register_function(description="How many agent sessions are live on this call")
+    async def count_sessions() -> int:
+        room = edge.room if edge is not None else None
+        if room is None:
+            raise RuntimeError("I am on no call")
+        return await _count_sessions(room.call_type, room.call_id)
 
 
 @functools.cache
@@ -90,31 +99,16 @@ def _zone(name: str) -> zoneinfo.ZoneInfo:
     return zoneinfo.ZoneInfo(known)
 
 
-async def _count_sessions() -> dict[str, Any]:
+async def _count_sessions(call_type: str, call_id: str) -> int:
     # Imported here: the demo also works where Django has no database, or is not configured at all.
     from django.core.exceptions import AppRegistryNotReady, ImproperlyConfigured
     from django.db import Error as DatabaseError
 
     try:
         from .. import store
+        from ..models import AgentSession
 
-        counted: dict[str, Any] = await store.read(_query_sessions)
+        counted: int = await store.read(AgentSession.objects.live().on_call(call_type, call_id).count)
     except (AppRegistryNotReady, ImproperlyConfigured, DatabaseError) as error:
         raise RuntimeError("the database of sessions is not available") from error
     return counted
-
-
-def _query_sessions() -> dict[str, Any]:
-    from ..models import AgentSession
-
-    last = AgentSession.objects.ended().order_by("-ended_at").first()
-    return {
-        "live": AgentSession.objects.live().count(),
-        "last_ended": None
-        if last is None or last.ended_at is None
-        else {
-            "call": f"{last.call_type}/{last.call_id}",
-            "ended_at": last.ended_at.isoformat(),
-            "end_reason": last.end_reason,
-        },
-    }

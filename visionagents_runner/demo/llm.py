@@ -17,6 +17,8 @@ from vision_agents.core.llm.llm_types import NormalizedToolCallItem
 from .numbers import with_digits
 
 TOOL_TIMEOUT_SECONDS = 10.0
+MAX_MATCHED = 400
+"""Characters that rules look at: a pattern with a gap in it takes the square of them, and the loop carries audio."""
 _WORD = re.compile(r"\s*\S+\s*")
 
 
@@ -30,7 +32,7 @@ class Question:
 
     text: str
     said: str
-    """The same with numbers as digits: what rules are for."""
+    """Its beginning, with numbers as digits: what rules are for."""
 
     match: re.Match[str]
     user_id: str
@@ -121,7 +123,7 @@ class ScriptedLLM(LLM):
 
     async def _answer(self, text: str, participant: Participant | None) -> str:
         user_id = participant.user_id if participant is not None else ""
-        said = with_digits(text)
+        said = with_digits(text[:MAX_MATCHED])
         for pattern, handler in self._rules:
             if match := pattern.search(said):
                 try:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 
 from .llm import Question, ScriptedLLM
 
 ABILITIES = (
     "I can tell the time, here or in a city: what time is it in Tokyo? I roll dice: roll 2 dice with 20 sides. "
     "I move a robot that is not really there: go forward 10 meters. I remember your name: my name is, and then yours. "
-    "And I count the agent sessions of this project: how many sessions are live?"
+    "And I count the agent sessions on this call: how many sessions are live?"
 )
 SCRIPTED = "My answers are scripted: rules call functions, there is no language model."
 MAX_HEARD = 60
@@ -66,13 +65,8 @@ def add_rules(llm: ScriptedLLM) -> None:
 
     @llm.rule(r"\bsessions?\b|\bcalls?\b.*\blive\b")
     async def sessions(question: Question) -> str:
-        counted = await question.call("count_sessions")
-        live, last = counted["live"], counted["last_ended"]
-        sentence = f"{live} session is live" if live == 1 else f"{live} sessions are live"
-        if last is None:
-            return f"{sentence}, and none has ended yet."
-        ago = (datetime.now(UTC) - datetime.fromisoformat(last["ended_at"])).total_seconds()
-        return f"{sentence}. The last to end was {last['call']}, {_span(ago)} ago: {last['end_reason']}."
+        live = await question.call("count_sessions")
+        return f"{live} {'session is' if live == 1 else 'sessions are'} live on this call."
 
     @llm.rule(r"\b(?:what can you do|help|abilities)\b")
     async def abilities(question: Question) -> str:
@@ -139,12 +133,3 @@ def _meters(meters: float) -> str:
 def _first(pattern: str, text: str) -> tuple[str, ...] | None:
     match = re.search(pattern, text)
     return match.groups() if match else None
-
-
-def _span(seconds: float) -> str:
-    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= size:
-            number = int(seconds // size)
-            return f"{number} {unit}{'' if number == 1 else 's'}"
-    number = max(0, int(seconds))
-    return f"{number} second{'' if number == 1 else 's'}"

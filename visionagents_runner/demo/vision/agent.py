@@ -20,11 +20,11 @@ GREETING = "Hello! I look at your camera and outline what moves. Press Camera, t
 
 async def create_agent() -> Agent:
     eyes = OutlineProcessor()
+    edge = BrowserEdge()
     llm = ScriptedLLM(word_seconds=demo.WORD_SECONDS)
     add_vision(llm, eyes)
-    register_functions(llm)
+    register_functions(llm, edge)
     add_rules(llm)
-    edge = BrowserEdge()
     stt, tts = demo.speech_of(edge)
     if stt is not None:
         llm.note = f"{llm.note}; {demo.NOTE_OF_SPEECH}"
