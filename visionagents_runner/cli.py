@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .exceptions import RunnerConfigurationError, RunnerError
 from .logs import LEVELS
+from .utils.text import visible
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -111,7 +112,7 @@ def main(runner: Runner, args: list[str] | None = None) -> None:
         configure_if_needed(runner, migrate=True)
         code = options.action(runner, options)
     except RunnerError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {visible(str(error))}", file=sys.stderr)
         code = 1
     except KeyboardInterrupt:
         code = 0

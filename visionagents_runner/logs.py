@@ -1,9 +1,14 @@
-"""How log lines look, in a terminal and as JSON, where the project has not configured logging itself."""
+"""How log lines look, in a terminal and as JSON, where the project has not configured logging itself.
+
+Ids, names and messages of errors come from outside: what a terminal would obey is written out, keys and passwords are
+left out, and nothing of it can look like a line of its own.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
@@ -11,6 +16,8 @@ from typing import Any, Literal, TextIO
 from .conf import get_settings
 from .correlation import CorrelationFilter
 from .exceptions import RunnerConfigurationError
+from .utils.credentials import without_credentials
+from .utils.text import one_line, visible, visible_json
 
 Format = Literal["text", "json"]
 
@@ -71,7 +78,10 @@ def _without_words(record: logging.LogRecord) -> bool:
 
 
 class LineFormatter(logging.Formatter):
-    """``time level logger message key=value``: the time is blank while it repeats, a long name is cut in its middle."""
+    """``time level logger message key=value``: the time is blank while it repeats, a long name is cut in its middle.
+
+    The lines of a traceback follow, each after ``| ``.
+    """
 
     def __init__(self, *, colour: bool) -> None:
         super().__init__()
@@ -83,21 +93,22 @@ class LineFormatter(logging.Formatter):
         shown, self._last_time = ("" if time == self._last_time else time), time
         message = record.getMessage()
         extras = " ".join(
-            f"{key}={value}"
+            f"{key}={_quoted(str(value))}"
             for key, value in vars(record).items()
             if key not in _STANDARD | _TRACE and not key.startswith("_") and str(value) not in message
         )
         parts = [
             self._paint(f"{shown:8}", "2"),
             self._paint(f"{record.levelname:7}", _COLOURS.get(record.levelname, "")),
-            self._paint(f"{_cut(record.name):{_NAME_WIDTH}}", "2"),
-            message,
+            self._paint(f"{one_line(_cut(record.name)):{_NAME_WIDTH}}", "2"),
+            one_line(without_credentials(message.strip("\n"))),
         ]
         if extras:
-            parts.append(self._paint(extras, "2"))
+            parts.append(self._paint(one_line(without_credentials(extras)), "2"))
         line = " ".join(parts)
-        if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+        for more in (record.exc_info and self.formatException(record.exc_info), record.stack_info):
+            if more:
+                line += "".join(f"\n| {each}" for each in visible(without_credentials(more)).split("\n"))
         return line
 
     def _paint(self, text: str, code: str) -> str:
@@ -117,16 +128,21 @@ class JSONFormatter(logging.Formatter):
             .replace("+00:00", "Z"),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": without_credentials(record.getMessage()),
         }
         for key, value in vars(record).items():
             if key not in _STANDARD and not key.startswith("_"):
-                line.setdefault(key, value)
+                line.setdefault(key, without_credentials(value) if isinstance(value, str) else value)
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = without_credentials(self.formatException(record.exc_info))
         if record.stack_info:
-            line["stack"] = self.formatStack(record.stack_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+            line["stack"] = without_credentials(self.formatStack(record.stack_info))
+        return visible_json(json.dumps(line, default=str, ensure_ascii=False))
+
+
+def _quoted(value: str) -> str:
+    """Return a value that cannot pass for another ``key=value``."""
+    return json.dumps(value, ensure_ascii=False) if not value or re.search(r"[\s\"=]", value) else value
 
 
 def _cut(name: str) -> str:

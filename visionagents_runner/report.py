@@ -15,6 +15,7 @@ from rich.text import Text
 from . import __version__
 from .conf import get_settings
 from .models import AgentSession
+from .utils.text import one_line
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -50,7 +51,7 @@ def print_line(label: str, text: str, *, stream: TextIO | None = None) -> None:
 
 
 def _print_line(console: Console, label: str, text: str) -> None:
-    console.print(Text.assemble((f"  {label:<9} ", "dim"), text))
+    console.print(Text.assemble((f"  {label:<9} ", "dim"), one_line(text)))
 
 
 def print_ready(seconds: float, stream: TextIO | None = None) -> None:

@@ -22,6 +22,8 @@ from .report import print_line, print_report
 from .runpage import CallPage, somebody_may_look
 from .server import leave_if_held
 from .session import LiveSession
+from .utils.credentials import without_credentials
+from .utils.text import one_line, visible
 from .videofile import check_video
 from .worker import AgentWorker
 
@@ -141,7 +143,7 @@ class _Conversation:
             )
             return 1
         self._session = session
-        print(f"Session {session.id} on {session.call_type}/{session.call_id}", file=sys.stderr)
+        print(one_line(f"Session {session.id} on {session.call_type}/{session.call_id}"), file=sys.stderr)
         if self._signals:
             self._close()
         if not no_demo:
@@ -155,7 +157,8 @@ class _Conversation:
         try:
             await session.wait()
         except Exception as error:
-            print(f"Error: the session failed: {type(error).__name__}: {error}", file=sys.stderr)
+            message = visible(without_credentials(str(error)))
+            print(f"Error: the session failed: {type(error).__name__}: {message}", file=sys.stderr)
         finally:
             chatting.cancel()
             await asyncio.wait({chatting})

@@ -8,7 +8,6 @@ import dataclasses
 import logging
 import math
 import time
-import traceback
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from .models import AgentSession, EndReason, SessionStatus
 from .signals import session_ended, session_started
 from .tasks import spawn, wait_for_any
 from .tracing import SessionTrace
+from .utils.credentials import error_text
 from .videofile import play_to
 
 if TYPE_CHECKING:
@@ -312,17 +312,17 @@ class LiveSession:
     async def _supervise(self) -> None:
         try:
             reason, error = await self._uncancelled(self._live(), (EndReason.CANCELLED, ""))
-        except Exception:
+        except Exception as failure:
             # It should not raise. If it does, the agent must still be closed and the row must still end, and say so.
             logger.exception("Supervising session %s failed", self.id, extra=self._extra())
-            reason, error = EndReason.ERROR, traceback.format_exc()
+            reason, error = EndReason.ERROR, self._text_of(failure)
             if self._stage is not None:
                 self._stage.cancel()
         try:
             problem = await self._uncancelled(self._close_agent(), "")
-        except Exception:
+        except Exception as failure:
             logger.exception("Closing the agent of session %s failed", self.id, extra=self._extra())
-            problem = traceback.format_exc()
+            problem = self._text_of(failure)
         if reason is EndReason.WORKER_LOST and self._close_reason is EndReason.REQUESTED:
             reason, error = self._close_reason, self._close_error  # somebody wanted it closed while it was closing
         error = "\n".join(filter(None, (error, problem)))
@@ -388,7 +388,7 @@ class LiveSession:
         if build.cancelled():
             error = "create_agent was cancelled from inside."
         elif (failure := build.exception()) is not None:
-            error = "".join(traceback.format_exception(failure))
+            error = self._text_of(failure)
             logger.error("create_agent failed for session %s", self.id, exc_info=failure, extra=self._extra())
         else:
             self._agent = build.result()
@@ -487,7 +487,7 @@ class LiveSession:
         task = self.task
         assert task is not None
         failure = None if not task.done() or task.cancelled() else task.exception()
-        trace = "" if failure is None else "".join(traceback.format_exception(failure))
+        trace = "" if failure is None else self._text_of(failure)
         if failure is not None:
             self._trace.failed(failure)
         if self._close_reason is not None:
@@ -516,7 +516,7 @@ class LiveSession:
         if failure is None:
             return ""
         logger.error("agent.close() failed in session %s", self.id, exc_info=failure, extra=self._extra())
-        return "agent.close() failed:\n" + "".join(traceback.format_exception(failure))
+        return f"agent.close() failed:\n{self._text_of(failure)}"
 
     def _close_late_agent(self, build: asyncio.Task[Any]) -> None:
         """An agent that was finished after nobody wanted it any more still has to be closed."""
@@ -628,6 +628,12 @@ class LiveSession:
         if not self._started.done():
             self._started.set_exception(error)
             self._started.exception()  # nobody may be waiting any more: that is no "exception never retrieved"
+
+    def _text_of(self, failure: BaseException) -> str:
+        """The traceback that the row keeps, as far as ``REDACT`` lets it."""
+        from .observe.redaction import redacted_error
+
+        return redacted_error(self.id, error_text(failure))
 
     def _extra(self) -> dict[str, Any]:
         return {"session": self.id, "call": f"{self.call_type}/{self.call_id}"}

@@ -7,7 +7,6 @@ A token counts until it expires and as long as its session lives: whoever takes 
 from __future__ import annotations
 
 import time
-import unicodedata
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -16,6 +15,7 @@ from django.core import signing
 
 from .conf import get_settings
 from .exceptions import InvalidInput, RunnerError
+from .utils.text import MAX_NAME_LENGTH, clean_name
 
 if TYPE_CHECKING:
     from .models import AgentSession
@@ -25,7 +25,6 @@ Role = Literal["speaker", "listener"]
 ROLES: tuple[str, ...] = get_args(Role)
 
 MAX_TOKEN_SECONDS = 7 * 24 * 3600
-MAX_NAME_LENGTH = 80
 
 _SALT = "visionagents_runner.join"
 
@@ -67,12 +66,6 @@ def make_join_token(
         raise InvalidInput("expires_in", f"must be from 1 to {MAX_TOKEN_SECONDS} seconds, not {seconds:g}")
     payload = [str(session.id), session.call_type, session.call_id, role, name, int(time.time() + seconds)]
     return signing.dumps(payload, salt=_SALT)
-
-
-def clean_name(name: str) -> str:
-    """Return ``name`` as it may be shown to others: without control characters, of bounded length."""
-    printable = "".join(each for each in name if each.isspace() or unicodedata.category(each)[0] != "C")
-    return " ".join(printable.split())[:MAX_NAME_LENGTH]
 
 
 def read_join_token(token: str) -> JoinToken:

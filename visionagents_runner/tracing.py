@@ -7,14 +7,17 @@ for the session: a call may last an hour, and is sampled for itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
 from . import __version__
+from .utils.credentials import MAX_ERROR_CHARACTERS, error_text, without_credentials
+from .utils.text import visible
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer
     from opentelemetry.util.types import AttributeValue
 
@@ -31,7 +34,7 @@ def _tracer() -> Tracer:
 @contextmanager
 def span(name: str, **attributes: AttributeValue) -> Iterator[None]:
     """Trace what this block does, below the span that is current; an exception marks it as failed."""
-    with _tracer().start_as_current_span(name, attributes=attributes):
+    with _span(name, None, attributes):
         yield
 
 
@@ -76,7 +79,7 @@ class SessionTrace:
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
         """Trace what this block does as a part of the session; an exception marks it as failed."""
-        with _tracer().start_as_current_span(f"{NAME}.{name}", self._part_of, attributes=self._attributes):
+        with _span(f"{NAME}.{name}", self._part_of, self._attributes):
             yield
 
     def begin_join(self) -> None:
@@ -89,7 +92,7 @@ class SessionTrace:
 
     def failed(self, error: BaseException) -> None:
         """Put down what went wrong in the session."""
-        self._root.record_exception(error)
+        _record(self._root, error)
 
     def end(self, reason: str, *, failed: bool) -> None:
         self.end_join("The session ended before its agent had joined")
@@ -97,9 +100,34 @@ class SessionTrace:
         _end(self._root, reason if failed else "")
 
 
+@contextmanager
+def _span(name: str, context: Context | None, attributes: Mapping[str, AttributeValue]) -> Iterator[None]:
+    # Not recorded by the API itself: it would put down the message and traceback as they are.
+    with _tracer().start_as_current_span(
+        name, context, attributes=attributes, record_exception=False, set_status_on_exception=False
+    ) as span:
+        try:
+            yield
+        except Exception as error:
+            _record(span, error)
+            _fail(span, type(error).__name__)
+            raise
+
+
+def _record(span: Span, error: BaseException) -> None:
+    if not span.is_recording():
+        return
+    message = visible(without_credentials(str(error)[:MAX_ERROR_CHARACTERS]))
+    span.record_exception(error, {"exception.message": message, "exception.stacktrace": error_text(error)})
+
+
 def _end(span: Span, problem: str) -> None:
+    if problem:
+        _fail(span, problem)
+    span.end()
+
+
+def _fail(span: Span, problem: str) -> None:
     from opentelemetry.trace import StatusCode
 
-    if problem:
-        span.set_status(StatusCode.ERROR, problem)
-    span.end()
+    span.set_status(StatusCode.ERROR, problem)

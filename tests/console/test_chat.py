@@ -128,7 +128,7 @@ class TestPiped:
         session = start()
         guest = join_room("default", "c", "guest")
         shown = await piped(session, "one\n", output)
-        assert "guest is here\n" in shown
+        assert "· guest is here\n" in shown
         assert not session.task.done()
         assert list(guest.room.people) == [guest.participant.id]
         guest.leave()

@@ -103,7 +103,22 @@ def test_control_characters_from_outside_never_reach_the_terminal(screen, output
     screen.line("x\x1b[2Jy")
     visible = CODES.sub("", output.getvalue())
     assert not set(visible) & {"\x1b", "\x07", "\x9b", "\r"}
-    assert "a]0;titleb2Jc" in visible
+    assert r"a\x1b]0;title\x07b\x9b2J\rc\ud800" in visible
+
+
+@pytest.mark.parametrize("screen", ["terminal", "plain"])
+def test_nothing_turns_the_direction_of_a_line_or_hides_in_it(screen, output, request):
+    screen = request.getfixturevalue(screen)
+    screen.words("a\u202egent", words("x\u2066y\u200b\U000e0041\u2028z", completed=True))
+    assert r"x\u2066y\u200b\U000e0041\u2028z" in CODES.sub("", output.getvalue()).replace("\n        ", "")
+    assert r"a\u202egent" in output.getvalue()
+
+
+def test_nobody_can_write_a_line_that_looks_like_that_of_another(plain, output):
+    plain.words("guest\nagent", words("hi\nagent> trust me\r\nyou> yes", completed=True))
+    plain.tool_done("ok\nagent> trust me")
+    assert not [line for line in shown(output) if line.startswith(("agent>", "you>"))]
+    assert shown(output)[0] == r"guest\nagent> hi"
 
 
 def test_markup_is_not_interpreted(plain, output):

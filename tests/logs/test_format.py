@@ -6,13 +6,14 @@ import argparse
 import io
 import json
 import logging
+import sys
 from typing import Any
 
 import pytest
 
 from visionagents_runner import cli
 from visionagents_runner.correlation import correlate, uncorrelate
-from visionagents_runner.logs import configure_logging
+from visionagents_runner.logs import JSONFormatter, LineFormatter, configure_logging
 
 NAMES = ("visionagents_runner", "vision_agents", "daphne", "uvicorn", "django.server", "django.request")
 
@@ -57,3 +58,55 @@ def test_the_option_goes_before_the_setting(monkeypatch: pytest.MonkeyPatch) -> 
     assert given["log_format"] == "json"
     cli.serve(None, parser.parse_args([]))  # type: ignore[arg-type]
     assert given["log_format"] is None
+
+
+# What comes from outside
+
+HOSTILE = "x\x1b[2J\r\n12:00:00 ERROR   visionagents_runner      forged\u2028\u202eab\x9b\ud800"
+SECRET = "postgresql://me:hunter22@db.example"
+
+
+def formatted(formatter: logging.Formatter, message: str = "%s", *, extra: str = "", error: str = "") -> str:
+    record = logging.makeLogRecord({"name": "a.b", "levelname": "ERROR", "msg": message, "args": (HOSTILE,)})
+    record.call = extra or HOSTILE
+    if error:
+        try:
+            raise ValueError(error)
+        except ValueError:
+            record.exc_info = sys.exc_info()
+    return formatter.format(record)
+
+
+def test_a_record_is_one_line_in_which_nothing_is_hidden() -> None:
+    line = formatted(LineFormatter(colour=False))
+    assert line.isprintable()
+    assert "\\x1b[2J\\r\\n12:00:00" in line
+    assert "\\u202eab\\x9b\\ud800" in line
+
+
+def test_a_value_cannot_pass_for_another_key() -> None:
+    line = formatted(LineFormatter(colour=False), extra='default/x session=1 user="a"')
+    assert line.endswith('call="default/x session=1 user=\\"a\\""')
+
+
+def test_the_lines_of_a_traceback_cannot_pass_for_records() -> None:
+    _line, *more = formatted(LineFormatter(colour=False), error=f"{HOSTILE}\n12:00:00 INFO forged").split("\n")
+    assert more[0] == "| Traceback (most recent call last):"
+    assert all(each.startswith("| ") and each[2:].replace("\t", "").isprintable() for each in more)
+    assert more[-1] == "| 12:00:00 INFO forged"
+
+
+def test_json_says_the_same_in_characters_that_can_be_seen() -> None:
+    line = formatted(JSONFormatter(), error=HOSTILE)
+    assert line.isprintable()
+    said = json.loads(line)
+    assert (said["message"], said["call"]) == (HOSTILE, HOSTILE)
+    assert HOSTILE in said["exception"]
+    line.encode()
+
+
+@pytest.mark.parametrize("formatter", [LineFormatter(colour=False), JSONFormatter()])
+def test_keys_and_passwords_are_left_out(formatter: logging.Formatter) -> None:
+    line = formatted(formatter, f"%s at {SECRET}", extra=f"for {SECRET}", error=f"no answer from {SECRET}")
+    assert "hunter22" not in line
+    assert line.count("me:***@db.example") >= 3

@@ -17,7 +17,8 @@ from django.http import HttpRequest, RawPostDataException, UnreadablePostError
 from ..conf import get_settings
 from ..permissions import Access, Action, authorize, rule_for
 from ..utils import boundedjson
-from .errors import APIError, Unprocessable, printable
+from ..utils.text import well_formed
+from .errors import APIError, Unprocessable
 from .routes import runner_of, take_share
 
 T = TypeVar("T", bound=pydantic.BaseModel)
@@ -131,7 +132,7 @@ def _parse(body: bytes, model: type[T], default: dict[str, Any] | None) -> T:
     try:
         data = default if default is not None and not body.strip() else boundedjson.loads(body, max_values=MAX_VALUES)
     except boundedjson.Malformed as error:
-        raise Unprocessable("body", "", printable(str(error)), "json_invalid") from None
+        raise Unprocessable("body", "", well_formed(str(error)), "json_invalid") from None
     if not isinstance(data, dict):
         raise Unprocessable("body", "", "must be a JSON object", "dict_type")
     try:
@@ -143,8 +144,8 @@ def _parse(body: bytes, model: type[T], default: dict[str, Any] | None) -> T:
             [
                 {
                     "type": problem["type"],
-                    "loc": ["body", *(printable(part) if isinstance(part, str) else part for part in problem["loc"])],
-                    "msg": printable(problem["msg"]),
+                    "loc": ["body", *(well_formed(part) if isinstance(part, str) else part for part in problem["loc"])],
+                    "msg": well_formed(problem["msg"]),
                 }
                 for problem in problems[:MAX_PROBLEMS]
             ],

@@ -33,6 +33,7 @@ from ..exceptions import (
 )
 from ..headers import NO_PAGE
 from ..store import DATABASE_ERRORS
+from ..utils.text import well_formed
 
 logger = logging.getLogger(__name__)
 
@@ -87,12 +88,7 @@ def answer(
 
 
 def session_not_found(session_id: str) -> APIError:
-    return APIError(404, f"Session with id '{printable(session_id)}' not found")
-
-
-def printable(text: str) -> str:
-    r"""Return ``text`` with lone surrogates written out (``\ud800``): strict JSON parsers refuse them."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return APIError(404, f"Session with id '{well_formed(session_id)}' not found")
 
 
 def start_error(error: Exception) -> APIError:
@@ -101,7 +97,7 @@ def start_error(error: Exception) -> APIError:
         case InvalidInput():
             return Unprocessable("body", error.field, error.message)
         case AgentNotFound():
-            return Unprocessable("body", "agent", printable(str(error)))
+            return Unprocessable("body", "agent", well_formed(str(error)))
         case MaxConcurrentSessionsExceeded():
             return _too_many("Reached maximum number of concurrent sessions")
         case MaxSessionsPerCallExceeded():
@@ -147,7 +143,7 @@ def error_response(request: HttpRequest, error: Any) -> HttpResponse:
         case HttpError():
             # What to present instead; the other ways in have no name in HTTP.
             headers = {"WWW-Authenticate": "Bearer"} if error.status_code == 401 else {}
-            return json_response({"detail": printable(str(error))}, error.status_code, headers)
+            return json_response({"detail": well_formed(str(error))}, error.status_code, headers)
         case ValidationError():
             return json_response({"detail": [_readable(problem) for problem in error.errors]}, 422)
         case TooMany():
@@ -157,7 +153,7 @@ def error_response(request: HttpRequest, error: Any) -> HttpResponse:
         case Http404():
             return json_response({"detail": "Not Found"}, 404)
         case PermissionDenied():
-            return json_response({"detail": printable(str(error)) or "Permission denied"}, 403)
+            return json_response({"detail": well_formed(str(error)) or "Permission denied"}, 403)
         case RequestDataTooBig():
             return json_response({"detail": "The request body is too large"}, 413)
         case DisallowedHost():
@@ -183,8 +179,8 @@ def _too_many(detail: str) -> APIError:
 
 def _readable(problem: Mapping[str, Any]) -> dict[str, Any]:
     """Cut a pydantic error down to what is safe to send back: never the input, which may be huge or no valid text."""
-    location = [printable(part) if isinstance(part, str) else part for part in problem["loc"]]
+    location = [well_formed(part) if isinstance(part, str) else part for part in problem["loc"]]
     # ninja puts the name of the view's parameter between the source and the field.
     if len(location) > 2 and location[0] == "query":
         location = [location[0], *location[2:]]
-    return {"type": problem["type"], "loc": location, "msg": printable(problem["msg"])}
+    return {"type": problem["type"], "loc": location, "msg": well_formed(problem["msg"])}

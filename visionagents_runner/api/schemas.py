@@ -15,7 +15,8 @@ from pydantic_core import PydanticCustomError
 from ..exceptions import InvalidInput
 from ..identifiers import MAX_ID_LENGTH, MAX_METADATA_BYTES, clean_call_part, clean_metadata
 from ..models import EndReason, SessionStatus
-from ..tokens import MAX_NAME_LENGTH, MAX_TOKEN_SECONDS
+from ..tokens import MAX_TOKEN_SECONDS
+from ..utils.text import MAX_NAME_LENGTH
 
 Status = Literal["queued", "starting", "active", "closing", "unreachable", "closed", "failed", "lost"]
 Reason = Literal[

@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 from itertools import zip_longest
 from typing import Any
 
+from ..utils.text import one_line
+
 _CHARACTERS_A_SECOND = 15
 _LEAST_SECONDS, _MOST_SECONDS = 1.0, 10.0
 
@@ -37,12 +39,12 @@ def as_vtt(messages: Sequence[dict[str, Any]], start: datetime) -> str:
 
 
 def _speaker(message: dict[str, Any]) -> str:
-    return " ".join((message["user_id"] or message["role"] or "unknown").split())
+    return one_line(" ".join((message["user_id"] or message["role"] or "unknown").split()))
 
 
 def _flat(message: dict[str, Any]) -> str:
-    """The text on one line: an empty one would end a cue."""
-    return " ".join(message["text"].split())
+    """The text on one line, with what would be invisible written out: an empty line would end a cue."""
+    return one_line(" ".join(message["text"].split()))
 
 
 def _cut(message: dict[str, Any]) -> str:

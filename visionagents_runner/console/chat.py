@@ -205,7 +205,8 @@ class _Chat:
             self._prompt()
 
     def on_presence(self, presence: Presence) -> None:
-        self._screen.line(f"{presence.name} {'is here' if presence.here else 'left'}")
+        name = self._screen.name(presence.name)
+        self._screen.line(f"{self._screen.glyphs.dot} {name} {'is here' if presence.here else 'left'}")
         self._prompt()
 
     def on_custom_event(self, data: dict[str, Any]) -> None:

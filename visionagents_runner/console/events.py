@@ -7,6 +7,8 @@ import operator
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+from ..utils.text import one_line
+
 if TYPE_CHECKING:
     from vision_agents.core import Agent
 
@@ -58,7 +60,7 @@ def describe(event: Any) -> str:
     """One line about an event: when, what, who, and what is particular to it."""
     parts = [f"{event.timestamp.astimezone():%H:%M:%S}", str(event.type)]
     if event.participant is not None:
-        parts.append(event.participant.user_id)
+        parts.append(one_line(str(event.participant.user_id)))
     for name in _DETAILS:
         if (value := getattr(event, name, None)) not in (None, "", False):
             parts.append(f"{name}={short(value)}")

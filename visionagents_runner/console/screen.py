@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,6 +11,8 @@ from rich.cells import cell_len
 from rich.control import Control
 from rich.segment import ControlType
 from rich.text import Text
+
+from ..utils.text import one_line, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,7 +46,7 @@ class Glyphs:
 
 
 class Screen(ABC):
-    """Where the chat shows itself. Text from outside may hold anything; control characters never get through."""
+    """Where the chat shows itself. Text from outside may hold anything; control characters are written out."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -83,9 +84,12 @@ class Screen(ABC):
 
     def clean(self, text: str) -> str:
         """Return ``text`` without what would move a terminal's cursor, or break the output's encoding."""
-        text = text.replace("\t", " ")
-        kept = "".join(c for c in text if c == "\n" or unicodedata.category(c) not in {"Cc", "Cs"})
-        return kept.encode(self.console.encoding, "replace").decode(self.console.encoding)
+        shown = visible(text.replace("\r\n", "\n").replace("\t", " "))
+        return shown.encode(self.console.encoding, "replace").decode(self.console.encoding)
+
+    def name(self, name: str) -> str:
+        """Return ``name`` on one line, as `clean` does."""
+        return self.clean(one_line(name))
 
     def _print(self, text: str, style: str = "", *, end: str = "\n") -> None:
         self.console.print(Text(text, style=style), end=end, soft_wrap=True)
@@ -102,10 +106,10 @@ class PlainScreen(Screen):
             self._message(speaker, words.text)
 
     def line(self, text: str, style: str = "dim") -> None:
-        self._print(self.clean(text))
+        self._print(self.clean(text).replace("\n", "\n  "))  # a line of a tool's result must not look like a message
 
     def _message(self, speaker: str, text: str) -> None:
-        label = f"{self.clean(speaker)}> "
+        label = f"{self.name(speaker)}> "
         self._print(label + self.clean(text).strip().replace("\n", "\n" + " " * len(label)))
 
 
@@ -169,7 +173,7 @@ class TerminalScreen(Screen):
             self.console.print()
 
     def _label(self, speaker: str) -> str:
-        return f"{self.clean(speaker):>{_LABEL_WIDTH}} {self.glyphs.says} "
+        return f"{self.name(speaker):>{_LABEL_WIDTH}} {self.glyphs.says} "
 
     def _begin(self, speaker: str, *, resumed: bool) -> None:
         self._fresh_line()

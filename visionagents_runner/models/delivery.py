@@ -12,6 +12,8 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
+from ..utils.credentials import without_credentials
+from ..utils.text import visible
 from ..webhooks.endpoints import MAX_NAME_LENGTH, endpoints
 from .fields import ExactCharField
 from .session import AgentSession
@@ -159,4 +161,4 @@ class WebhookDelivery(models.Model):
 
 
 def _storable(text: str) -> str:
-    return text.replace("\0", "").encode("utf-8", "backslashreplace").decode()[:MAX_ERROR_LENGTH]
+    return visible(without_credentials(text[: 4 * MAX_ERROR_LENGTH]))[:MAX_ERROR_LENGTH]

@@ -17,6 +17,8 @@ from django.utils.translation import gettext_lazy as _
 from .. import queue
 from ..exceptions import RunnerConfigurationError
 from ..news import tell_on_commit
+from ..utils.credentials import without_credentials
+from ..utils.text import visible
 from .fields import ExactCharField
 from .worker import Worker, in_seconds, seconds_ago
 
@@ -329,6 +331,7 @@ class AgentSession(models.Model):
             ("force_close_agentsession", "Can force agent sessions to close"),
             ("speak_agentsession", "Can speak into agent sessions"),
             ("view_transcript", "Can read what was said in agent sessions"),
+            ("view_error", "Can read the errors and tracebacks of agent sessions"),
             ("view_metrics", "Can view metrics of agents and workers"),
         )
         indexes = (
@@ -437,8 +440,8 @@ class AgentSession(models.Model):
 
 
 def _storable(text: str) -> str:
-    """Return ``text`` as every database takes it: tracebacks may hold NUL, or lone surrogates from file names."""
-    clean = text.replace("\0", "").encode("utf-8", "backslashreplace").decode()
+    """Return ``text`` as every database takes it and everybody may see it: no credentials, no control characters."""
+    clean = visible(without_credentials(text))
     return (
         clean
         if len(clean) <= MAX_ERROR_LENGTH

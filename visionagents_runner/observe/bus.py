@@ -9,6 +9,7 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any
 
+from ..utils.credentials import without_credentials
 from .hooks import Undo, hook, quietly
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from .words import Tell, WordsWatch
 
 _NOTED = "_visionagents_runner_noted"
+_MOST_SAID = 16 * 1024
+"""Characters of an error: what is kept has no room for more."""
 
 Handler = Callable[[Any, float], None]
 """Called with an event and the time at which it was made, as of ``time.time()``."""
@@ -185,10 +188,11 @@ def _trouble_handlers(agent: Agent, tell: Tell, turns: TurnTracker) -> dict[type
                 return
             context = str(getattr(event, "context", None) or "")
             text = str(raised) if raised is not None else str(getattr(event, "error_message", "Unknown error"))
+            text = text[:_MOST_SAID]
             data = {
                 "component": component,
                 "type": type(raised).__name__ if raised is not None else "",
-                "message": f"{context}: {text}" if context else text,
+                "message": without_credentials(f"{context}: {text}" if context else text),
                 "recoverable": getattr(event, "is_recoverable", None),
             }
             tell("error", data, at)
@@ -198,6 +202,7 @@ def _trouble_handlers(agent: Agent, tell: Tell, turns: TurnTracker) -> dict[type
     def connection(component: str, state: str) -> Handler:
         def tell_connection(event: Any, at: float) -> None:
             reason = getattr(event, "reason", None)
+            reason = None if reason is None else without_credentials(str(reason)[:_MOST_SAID])
             tell("connection", {"component": component, "state": state, "reason": reason}, at)
 
         return tell_connection

@@ -63,3 +63,18 @@ def apply_redact(session_id: str, kind: str, data: dict[str, Any]) -> dict[str, 
     if result is None or isinstance(result, dict):
         return result
     raise RedactionFailed(f"REDACT returned a {type(result).__name__}, not a dict or None")
+
+
+def redacted_error(session_id: str, text: str) -> str:
+    """Return what ``REDACT`` leaves of the traceback with which a session ended.
+
+    It sees it as the ``message`` of an ``error`` of the component "session".
+    """
+    if not get_settings().REDACT:
+        return text
+    data = {"component": "session", "type": "", "message": text, "recoverable": False}
+    try:
+        shown = apply_redact(session_id, "error", data)
+    except RedactionFailed as error:
+        return f"The error is withheld: {error}"
+    return "The error is withheld by REDACT." if shown is None else str(shown.get("message", ""))

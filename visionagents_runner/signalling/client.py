@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..feeds.link import get_link
 from ..store import DATABASE_ERRORS
 from ..tasks import spawn
-from ..tokens import clean_name
+from ..utils.text import clean_name
 from ..worker import current_worker
 from . import access, wire
 from .far import Answer, FarMember
