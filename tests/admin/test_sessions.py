@@ -211,6 +211,48 @@ def test_metrics_and_what_was_said_need_permissions_of_their_own(sign_in: Callab
     assert "my password" in text
 
 
+def test_what_errors_say_needs_a_permission_of_its_own(sign_in: Callable[..., Client], make: Make) -> None:
+    session = make("broken", "failed", reason=EndReason.ERROR, error=f"{TRACEBACK}\nnot for everybody")
+    error = {"component": "llm", "type": "APIError", "message": "it said: my password", "recoverable": True}
+    SessionEvent.objects.create(session=session, seq=99, kind="error", data=error)
+    lost = {"component": "stt", "state": "disconnected", "reason": "my password"}
+    SessionEvent.objects.create(session=session, seq=100, kind="connection", data=lost)
+    client = sign_in()
+    for headers in ({}, {"X-Live": "0"}):
+        text = client.get(page_of(session), headers=headers).content.decode()
+        assert "“Can read the errors and tracebacks of agent sessions”" in text
+        assert "APIError" in text
+        assert "disconnected" in text
+        for hidden in ("not for everybody", "agents.py", "KeyError", "my password"):
+            assert hidden not in text
+    get_user_model().objects.all().delete()
+    text = text_of(sign_in("view_transcript"), page_of(session))
+    assert "not for everybody" not in text
+    assert "my password" in text
+    get_user_model().objects.all().delete()
+    text = text_of(sign_in("view_error"), page_of(session))
+    assert "not for everybody" in text
+    assert text.count("my password") == 2
+    assert "“Can read the errors" not in text
+
+
+def test_nothing_from_outside_turns_or_hides_text_of_the_page(root: Client, make: Make) -> None:
+    user = get_user_model().objects.create_user("a\u202euser")
+    session = make(
+        "c",
+        "failed",
+        reason=EndReason.ERROR,
+        error="x\x1b[2J\u202ey\u2028z",
+        metadata={"a\u202e": "b\u2066\x9b"},
+        started_by=user,
+    )
+    SessionEvent.objects.create(session=session, seq=99, kind="custom", data={"data": {"c\u202e": "d\u2066"}})
+    text = text_of(root, page_of(session))
+    assert "<bdi>a\u202euser</bdi>" in text
+    assert not set("\x1b\x9b\u2066\u2028") & set(text)
+    assert text.count("\u202e") == text.count("<bdi>a\u202euser</bdi>")
+
+
 def test_nobody_adds_changes_or_deletes(root: Client, make: Make, worker: Worker) -> None:
     session = make()
     for base, pk in ((LIST, session.pk), (WORKERS, worker.pk)):

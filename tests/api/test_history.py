@@ -97,6 +97,25 @@ async def test_a_part_that_makes_no_sense_is_refused(client: Client, row: AgentS
     assert answer.detail[0]["loc"] == ["query", query.partition("=")[0]]
 
 
+async def test_what_an_error_says_comes_only_with_the_right_to_read_words(
+    signed_in: Callable[..., Any], row: AgentSession
+) -> None:
+    error = {"component": "llm", "type": "APIError", "message": SECRET, "recoverable": True}
+    lost = {"component": "stt", "state": "disconnected", "reason": SECRET}
+    lines = [EventLine(row.pk, kind, BEGAN, data) for kind, data in (("error", error), ("connection", lost))]
+    await sync_to_async(SessionEvent.objects.append)(lines)
+
+    async def told(client: Client) -> list[dict[str, Any]]:
+        items = (await client.get(f"/sessions/{row.pk}/events?after=7")).json()["items"]
+        return [item["data"] for item in items]
+
+    assert await told(await signed_in("view_agentsession", "view_transcript")) == [error, lost]
+    assert await told(await signed_in("view_agentsession", "view_error")) == [
+        {"component": "llm", "type": "APIError", "recoverable": True},
+        {"component": "stt", "state": "disconnected"},
+    ]
+
+
 async def test_a_live_session_has_a_history_too(client: Client) -> None:
     session_id = await start(client)
     kinds = [item["kind"] for item in (await client.get(f"/sessions/{session_id}/events")).json()["items"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from tests.keys.fixtures import make_key
 from tests.signalling.conftest import Serve, Server
 from visionagents_runner import ServeOptions, keys, store
 from visionagents_runner.feeds import viewer as viewers
-from visionagents_runner.models import KINDS_WITHOUT_WORDS, EndReason
+from visionagents_runner.models import KINDS_WITHOUT_WORDS, EndReason, EventLine, SessionEvent
 
 ORIGIN = "http://localhost:8000"
 
@@ -71,6 +72,19 @@ async def test_who_may_only_view_gets_no_words_partial_ones_neither(serve: Serve
     _, sent = await cookie("view_agentsession", "view_transcript", name="reader")
     async with feed(server, session.id, **signed_in(sent)) as viewer:
         assert "hello" in str(await viewer.all())
+
+
+async def test_what_an_error_says_goes_with_the_words(serve: Serve) -> None:
+    server = await serve()
+    row = await elsewhere()
+    line = EventLine(row.pk, "error", datetime.now(UTC), {"component": "llm", "type": "E", "message": "a secret"})
+    await sync_to_async(SessionEvent.objects.append)([line])
+    for codenames, message in ((["view_agentsession"], None), (["view_agentsession", "view_transcript"], "a secret")):
+        _, sent = await cookie(*codenames, name=codenames[-1])
+        async with feed(server, row.pk, **signed_in(sent)) as viewer:
+            await viewer.hello()
+            data = (await viewer.hear("event", kind="error"))["data"]
+            assert (data["type"], data.get("message")) == ("E", message)
 
 
 async def test_people_without_rights_follow_what_they_started_and_the_rest_does_not_exist(serve: Serve) -> None:

@@ -13,6 +13,7 @@ from django.utils.text import Truncator
 from django.utils.translation import gettext as _
 
 from ..models import AgentSession, Worker
+from ..utils.text import visible
 
 NOTHING = "-"
 _SHORT = 40
@@ -57,11 +58,11 @@ def block(text: str) -> SafeString:
 
 
 def json_block(value: Any) -> SafeString:
-    return block(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True))
+    return block(visible(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True)))
 
 
 def json_line(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
+    return visible(json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value))
 
 
 def exact(moment: datetime) -> str:
@@ -143,6 +144,5 @@ def starter(session: AgentSession) -> SafeString:
     """Who started it and from where, as far as that is known."""
     name = session.started_by.get_username() if session.started_by else ""
     source = format_html('<span class="va-quiet">{}</span>', _("via %s") % session.source) if session.source else ""
-    if name and source:
-        return format_html("<bdi>{}</bdi> {}", name, source)
-    return format_html("{}", name or source or NOTHING)
+    shown = format_html("<bdi>{}</bdi>", name) if name else SafeString("")
+    return SafeString(" ".join(filter(None, (shown, source)))) or SafeString(NOTHING)

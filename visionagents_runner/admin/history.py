@@ -69,8 +69,8 @@ def _tool_ended(data: dict[str, Any]) -> Details:
 
 
 def _error(data: dict[str, Any]) -> Details:
-    kind = f"{data['type']}: " if data["type"] else ""
-    return [(str(data["component"]), f"{kind}{data['message']}")]
+    parts = (data["type"], data.get("message"))  # what it says is not for everybody
+    return [(str(data["component"]), ": ".join(str(part) for part in parts if part))]
 
 
 def _dropped(data: dict[str, Any]) -> Details:

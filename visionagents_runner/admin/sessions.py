@@ -179,6 +179,7 @@ class AgentSessionAdmin(ClosingAdmin):
             _now(session),
             words=request.user.has_perm("visionagents_runner.view_transcript"),
             numbers=request.user.has_perm("visionagents_runner.view_metrics"),
+            errors=request.user.has_perm("visionagents_runner.view_error"),
         )
         return {
             "original": session,

@@ -17,7 +17,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from ..costs import DECIMAL_PLACES
-from ..models import KINDS_WITHOUT_WORDS, AgentSession, SessionEvent, SessionStatus
+from ..models import KINDS_WITHOUT_WORDS, AgentSession, SessionEvent, SessionStatus, without_words
 from . import display
 from .audit import trail_of_session
 from .history import details
@@ -58,14 +58,16 @@ class Tile:
 
 
 class Story:
-    """``words``: whether the reader may know what was said and done; ``numbers``: whether they may see metrics."""
+    """``words``: whether the reader may know what was said and done; ``numbers``: whether they may see metrics;
+    ``errors``: whether they may read what errors say."""
 
-    def __init__(self, session: AgentSession, now: datetime, *, words: bool, numbers: bool) -> None:
+    def __init__(self, session: AgentSession, now: datetime, *, words: bool, numbers: bool, errors: bool) -> None:
         self.session = session
         self.now = now
         self.end = session.ended_at or now
         self.words = words
         self.numbers = numbers
+        self.errors = errors
         self._last_seq = max(0, session.event_seq - MOST_LOOKED_AT)
 
     def context(self, after: int | None = None) -> dict[str, Any]:
@@ -85,7 +87,7 @@ class Story:
         drawn = self._drawn()
         cut_at = drawn[0].at if len(drawn) == MOST_DRAWN else None
         start = cut_at or self.session.created_at
-        report = read_report(self.session.error) if self.session.error else None
+        report = read_report(self.session.error) if self.session.error and self.errors else None
         return quick | {
             "news": True,
             "steps": self._steps(),
@@ -95,6 +97,7 @@ class Story:
             "latency": latency(drawn, self.session.created_at),
             "latency_parts": [str(label) for _key, _kind, label in PARTS],
             "report": report,
+            "report_withheld": bool(self.session.error) and not self.errors,
             "transcript": self._transcript(after),
             "audit": trail_of_session(self.session, self._last_seq),
             "events": events,
@@ -195,6 +198,9 @@ class Story:
         if after is not None:
             found = found.filter(seq__gte=after)  # and the one before, for the time since it
         newest = list(found.order_by("-seq")[: MOST_EVENTS + 1])
+        if not (self.words or self.errors):
+            for event in newest:
+                event.data = without_words(event.kind, event.data)
         workers = names_of(newest, self.session.worker)
         lines: list[dict[str, Any]] = [
             {

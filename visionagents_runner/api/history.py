@@ -11,7 +11,7 @@ from ninja import Query, Router
 from ninja.errors import HttpError
 
 from .. import store
-from ..models import KINDS_WITHOUT_WORDS, SessionEvent
+from ..models import KINDS_WITHOUT_WORDS, SessionEvent, without_words
 from ..permissions import Access, Action, authorize, rule_for, who_asks
 from ..quotas import heavy_read
 from ..session import LiveSession
@@ -38,14 +38,22 @@ _TYPES = {"json": "application/json", "text": "text/plain", "vtt": "text/vtt"}
 async def list_events(request: HttpRequest, session_id: str, part: Query[After]) -> HttpResponse:
     """Oldest first. To follow a live session, ask again after the last `seq` that came: within a second it is there.
 
-    Events that hold what was said, or done with it, come only to who may read transcripts.
+    Events that hold what was said, or done with it, come only to who may read transcripts; so does what an error says.
     """
     access = await _authorize(request, Action.VIEW, session_id)
     found = await find_visible(request, session_id, access)
     words = await _may_read_words(request, session_id)
     async with heavy_read(who_asks(request, access)):
         rows, more = await store.read(_page, found, part.after, part.limit, None if words else KINDS_WITHOUT_WORDS)
-    items = [{"seq": row.seq, "kind": row.kind, "at": iso(row.at), "data": row.data} for row in rows]
+    items = [
+        {
+            "seq": row.seq,
+            "kind": row.kind,
+            "at": iso(row.at),
+            "data": row.data if words else without_words(row.kind, row.data),
+        }
+        for row in rows
+    ]
     return json_response({"items": items, "next": rows[-1].seq if more else None})
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import store
 from ..api.found import describe, iso
-from ..models import KINDS_WITHOUT_WORDS, SessionEvent
+from ..models import KINDS_WITHOUT_WORDS, SessionEvent, without_words
 from ..signalling import wire
 from ..signalling.wire import Code, Fatal
 from ..tasks import spawn
@@ -212,7 +212,7 @@ class SessionViewer(FeedViewer):
         for row in rows[: queries.PAGE]:
             self._seq = row.seq
             if self._words or row.kind in KINDS_WITHOUT_WORDS:
-                self._socket.post(_event(row))
+                self._socket.post(_event(row, words=self._words))
 
     def _tell_status(self, watch: SessionWatch) -> None:
         if watch.status != self._status:
@@ -233,5 +233,6 @@ class SessionViewer(FeedViewer):
             self._socket.post(message, key=("partial", data.get("message_id")))
 
 
-def _event(row: SessionEvent) -> dict[str, Any]:
-    return {"type": "event", "seq": row.seq, "kind": row.kind, "at": iso(row.at), "data": row.data}
+def _event(row: SessionEvent, *, words: bool) -> dict[str, Any]:
+    data = row.data if words else without_words(row.kind, row.data)
+    return {"type": "event", "seq": row.seq, "kind": row.kind, "at": iso(row.at), "data": data}

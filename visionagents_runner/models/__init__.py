@@ -5,7 +5,7 @@ State changes are methods and queryset methods here; nothing else writes ``statu
 
 from .command import CommandKind, CommandOutcome, SessionCommand
 from .delivery import DeliveryState, WebhookDelivery
-from .event import KINDS_WITHOUT_WORDS, EventLine, SessionEvent
+from .event import KINDS_WITHOUT_WORDS, EventLine, SessionEvent, without_words
 from .key import AgentKey, Scope
 from .session import AgentSession, EndReason, SessionStatus
 from .slot import Slot
@@ -30,4 +30,5 @@ __all__ = [
     "WebhookDelivery",
     "Worker",
     "WorkerState",
+    "without_words",
 ]

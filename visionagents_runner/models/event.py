@@ -48,6 +48,17 @@ KINDS_WITHOUT_WORDS = LIFECYCLE_KINDS | {
 }
 """For whoever may see the session. All others hold what was said or done with it: for who may read transcripts."""
 
+_QUOTING = {"error": "message", "connection": "reason"}
+"""What of these kinds is the text of a model's provider, which may repeat what was said."""
+
+
+def without_words(kind: str, data: dict[str, Any]) -> dict[str, Any]:
+    """Return what of an event of `KINDS_WITHOUT_WORDS` is for whoever may not read what was said."""
+    quoting = _QUOTING.get(kind)
+    if quoting is None or not isinstance(data, dict):
+        return data
+    return {key: value for key, value in data.items() if key != quoting}
+
 
 @dataclass(frozen=True, slots=True)
 class EventLine:

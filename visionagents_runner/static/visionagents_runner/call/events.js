@@ -117,7 +117,7 @@ export function describe(kind, data, nameOf) {
     case "interrupted":
       return `${Math.round((data.heard ?? 0) * 100)} % of the reply was heard`;
     case "error":
-      return `${data.component}: ${data.message}`;
+      return [data.component, data.message].filter(Boolean).join(": "); // guests are not told the message
     case "connection":
       return [data.component, data.state, data.reason].filter(Boolean).join(", ");
     default:
