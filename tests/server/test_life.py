@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 import threading
@@ -20,6 +21,7 @@ from visionagents_runner.supervised import Supervised
 async def test_a_worker_whose_place_is_taken_hangs_up_and_drains() -> None:
     supervisor, its_end = Pipe()
     happened: list[str] = []
+    looked_at_no_more: list[int] = []
     stopped = asyncio.Event()
     with socket.socket() as listener, supervisor, its_end:
         life = Life(runner, 0.0, Supervised(its_end, listener, late=False))
@@ -27,14 +29,18 @@ async def test_a_worker_whose_place_is_taken_hangs_up_and_drains() -> None:
         loop = asyncio.get_running_loop()
         try:
             await life.settled.wait()
+            looked_at_no_more.append(gc.get_freeze_count())
             supervisor.send(("retire",))
             async with asyncio.timeout(20):
                 await stopped.wait()
         finally:
+            gc.unfreeze()
             loop.remove_reader(its_end.fileno())
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
     assert happened == ["listens no more", "hangs up"]
+    # What was loaded until it was warm costs no later garbage collection anything.
+    assert looked_at_no_more[0] > 10_000
 
 
 def test_a_worker_answers_its_supervisor_until_its_loop_is_closed() -> None:
