@@ -132,7 +132,7 @@ async def test_what_is_large_is_read_beside_the_loop(client: Client, monkeypatch
     monkeypatch.setattr(bodies, "_parse", parse_and_tell)
     for length in (10, 100_000):
         assert (await client.post("/sessions", {"call_id": "a", "padding": "x" * length})).status == 201
-    assert threads == [threading.current_thread().name, "visionagents-parse_0"]
+    assert threads == [threading.current_thread().name, "visionagents-compute_0"]
 
 
 CONTENT_TYPES = ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "x"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.api.fixtures import Serve
 from tests.asgi_client import REMOTE, Client
+from visionagents_runner.api.factory import RunnerAPI
 
 
 async def test_the_schema_documents_every_route_and_its_answers(client: Client) -> None:
@@ -59,6 +61,24 @@ async def test_the_schema_documents_every_route_and_its_answers(client: Client) 
             assert operation["summary"]
             assert all(answer["description"] for answer in operation["responses"].values())
     assert (await remote.get("/openapi.json")).json() == schema
+
+
+async def test_the_schema_is_built_once_and_not_on_the_loop(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[str] = []
+    build = RunnerAPI.get_openapi_schema
+
+    def build_and_tell(self: RunnerAPI, **options: Any) -> Any:
+        built.append(threading.current_thread().name)
+        return build(self, **options)
+
+    monkeypatch.setattr(RunnerAPI, "get_openapi_schema", build_and_tell)
+    client = (await serve(work=False)).like(peer=REMOTE)
+    answers = await asyncio.gather(*(client.get("/openapi.json") for _ in range(5)))
+    under = await client.get("/a%22%C3%A9/openapi.json", root_path='/a"é')
+    assert built == ["visionagents-compute_0"]
+    assert {answer.status for answer in answers} == {200}
+    paths = answers[0].json()["paths"]
+    assert under.json()["paths"] == {f'/a"é{path}': operations for path, operations in paths.items()}
 
 
 async def test_the_page_has_its_assets_from_here(client: Client, settings: Any) -> None:

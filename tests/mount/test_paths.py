@@ -225,3 +225,12 @@ async def test_an_api_of_the_projects_own_replaces_ours_whole(
     assert (await client.get("/agents/health")).status == 404
     assert (await client.get("/agents/docs")).status == 200
     assert "/agents/sessions" in (await client.get("/agents/openapi.json")).json()["paths"]
+
+
+async def test_a_project_may_mount_the_urls_of_the_api_itself(settings: Any) -> None:
+    from django.core.handlers.asgi import ASGIHandler
+
+    settings.ROOT_URLCONF = (path("own/", Runner(tests.agents.runner.launchers["default"]).api.urls),)
+    client = Client(ASGIHandler())
+    assert (await client.get("/own/health")).status == 200
+    assert "/own/sessions" in (await client.get("/own/openapi.json")).json()["paths"]

@@ -5,9 +5,7 @@ Nothing of it is parsed before the asker may do what they ask for, wherever that
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import pydantic
@@ -17,6 +15,7 @@ from django.http import HttpRequest, RawPostDataException, UnreadablePostError
 from ..conf import get_settings
 from ..permissions import Access, Action, authorize, rule_for
 from ..utils import boundedjson
+from ..utils.offloop import compute
 from ..utils.text import well_formed
 from .errors import APIError, Unprocessable
 from .routes import runner_of, take_share
@@ -29,10 +28,6 @@ MAX_PROBLEMS = 20
 """Of a body that are told."""
 SMALL_BYTES = 16 * 1024
 """Up to here the event loop parses by itself, in 2 ms at most: a thread costs more than what real clients send."""
-
-# One thread, and one of its own: what it does takes milliseconds and waits for nothing, so it is never starved by what
-# blocks elsewhere; and one more could only take turns with it, since both need the interpreter.
-_parser = ThreadPoolExecutor(1, thread_name_prefix="visionagents-parse")
 
 
 def too_large(limit: int) -> APIError:
@@ -88,7 +83,7 @@ async def parse_body(request: HttpRequest, model: type[T], *, default: dict[str,
     body = await read_body(request)
     if len(body) <= SMALL_BYTES:
         return _parse(body, model, default)
-    return await asyncio.get_running_loop().run_in_executor(_parser, _parse, body, model, default)
+    return await compute(_parse, body, model, default)
 
 
 async def authorize_and_parse(

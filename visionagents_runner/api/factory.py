@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from copy import deepcopy
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 from django.conf import settings
@@ -16,7 +16,7 @@ from .. import __version__
 from ..correlation import clean_request_id, correlate, uncorrelate
 from ..runner import Runner
 from .calls import router as calls_router
-from .docs import LocalSwagger
+from .docs import LocalSwagger, Schema, openapi_schema
 from .errors import error_response, json_response, register_error_handlers
 from .history import router as history_router
 from .invitations import router as invitations_router
@@ -61,6 +61,7 @@ class RunnerAPI(NinjaAPI):
             urls_namespace="visionagents_runner_api",
             docs=LocalSwagger(),
         )
+        self.schema = Schema(self)
         self._agents = list(runner.launchers)
         self.add_router("", sessions_router)
         self.add_router("", invitations_router)
@@ -75,6 +76,8 @@ class RunnerAPI(NinjaAPI):
         # For projects that mount `runner.api.urls` themselves.
         patterns = super()._get_urls()
         for pattern in patterns:
+            if pattern.name == "openapi-json":
+                pattern.callback = partial(openapi_schema, schema=self.schema)
             mark(pattern.callback)
         return patterns
 

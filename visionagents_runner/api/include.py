@@ -31,7 +31,7 @@ async def serve(request: HttpRequest, path: str) -> HttpResponse:
         check_length(request.META.get("CONTENT_LENGTH"))
         check_query(request.META.get("QUERY_STRING", "").encode("utf-8", "surrogateescape"))
         if path == OPENAPI:
-            return openapi_schema(request, api)
+            return await openapi_schema(request, api.schema)
         if path.rstrip("/") == DOCS:
             return LocalSwagger().render_page(request, api)
         match = find_match(request, api, path)
