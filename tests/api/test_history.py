@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,6 +19,7 @@ from tests.api.test_sessions import TIME, elsewhere, start
 from tests.asgi_client import REMOTE, Client
 from tests.keys.fixtures import with_key
 from visionagents_runner import ServeOptions
+from visionagents_runner.api import history, listing, pages
 from visionagents_runner.models import AgentSession, EndReason, EventLine, SessionEvent
 from visionagents_runner.worker import current_worker
 
@@ -46,6 +48,15 @@ async def row(transactional_db: None) -> AgentSession:
     lines = [EventLine(row.pk, kind, BEGAN + timedelta(seconds=at), data) for kind, at, data in happened]
     await sync_to_async(SessionEvent.objects.append)(lines)
     await sync_to_async(row.finish)(EndReason.FINISHED)
+    return row
+
+
+@pytest.fixture
+async def long_row(transactional_db: None) -> AgentSession:
+    """A session in which 40 things were said, each as long as may be kept, and a last one that is short."""
+    row = await elsewhere(started_at=BEGAN)
+    lines = [EventLine(row.pk, "message", BEGAN, say(0, "caller", f"{number} {'é' * 8000}")[2]) for number in range(40)]
+    await sync_to_async(SessionEvent.objects.append)([*lines, EventLine(row.pk, "turn", BEGAN, {})])
     return row
 
 
@@ -114,6 +125,75 @@ async def test_what_an_error_says_comes_only_with_the_right_to_read_words(
         {"component": "llm", "type": "APIError", "recoverable": True},
         {"component": "stt", "state": "disconnected"},
     ]
+
+
+LONG = ["events", "transcript", "transcript?format=text", "transcript?format=vtt"]
+
+
+@pytest.mark.parametrize("what", LONG)
+async def test_a_page_ends_before_it_gets_too_large_and_the_next_goes_on(
+    client: Client, long_row: AgentSession, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "MAX_PAGE_BYTES", 200_000)
+    monkeypatch.setattr(pages, "_CHUNK", 5)
+    read: list[int] = []
+    from_db = SessionEvent.from_db.__func__
+
+    def from_db_and_tell(cls: Any, *args: Any) -> Any:
+        event = from_db(cls, *args)
+        read.append(event.seq)
+        return event
+
+    monkeypatch.setattr(SessionEvent, "from_db", classmethod(from_db_and_tell))
+    target: str | None = f"/sessions/{long_row.pk}/{what}"
+    told: list[int] = []
+    while target is not None:
+        read.clear()
+        answer = await client.get(target)
+        assert answer.status == 200
+        assert len(answer.body) < 200_000
+        now = [int(number) for number in re.findall(r"(\d+) (?:é|\\u00e9)", answer.body.decode())]
+        assert now
+        assert len(read) <= len(now) + 6
+        told += now
+        if "link" in answer.headers:
+            target = f"/sessions/{long_row.pk}/transcript{answer.headers['link'][1:].partition('>')[0]}"
+        else:
+            following = answer.json()["next"] if what == "events" else None
+            target = None if following is None else f"/sessions/{long_row.pk}/events?after={following}"
+    assert told == list(range(40))
+
+
+async def test_a_page_has_at_least_one_event(
+    client: Client, long_row: AgentSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "MAX_PAGE_BYTES", 10)
+    for after in (0, 1, 39):
+        page = (await client.get(f"/sessions/{long_row.pk}/events?after={after}")).json()
+        assert [event["seq"] for event in page["items"]] == [after + 1]
+        assert page["next"] == after + 1
+    assert (await client.get(f"/sessions/{long_row.pk}/events?after=40")).json()["next"] is None
+    assert (await client.get(f"/sessions/{long_row.pk}/events?after=41")).json() == {"items": [], "next": None}
+
+
+@pytest.mark.parametrize("what", [*(f"sessions/{{}}/{each}" for each in LONG), "sessions", "calls/my-call/sessions"])
+async def test_what_may_be_long_is_written_beside_the_loop(
+    client: Client, long_row: AgentSession, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[str] = set()
+
+    def tell(function: Any) -> Any:
+        def telling(*args: Any) -> Any:
+            threads.add(threading.current_thread().name)
+            return function(*args)
+
+        return telling
+
+    for module, name in ((history, "encode_json"), (listing, "encode_json"), (history, "as_text"), (history, "as_vtt")):
+        monkeypatch.setattr(module, name, tell(getattr(module, name)))
+    assert (await client.get("/" + what.format(long_row.pk))).status == 200
+    assert threads
+    assert threading.current_thread().name not in threads
 
 
 async def test_a_live_session_has_a_history_too(client: Client) -> None:

@@ -13,9 +13,9 @@ from ..identifiers import clean_call_part
 from ..permissions import Access, Action, authorize
 from .actions import close, start
 from .bodies import authorize_and_parse
-from .errors import Unprocessable, json_response
+from .errors import Unprocessable, answer, json_response
 from .found import Found, began, find_on_call, measured
-from .listing import list_page
+from .listing import list_page_json
 from .routes import json_body, operation, runner_of, take_share
 from .schemas import CallSession, CallSessionMetrics, Filters, SessionList, StartCallSession
 from .sessions import START_ANSWERS
@@ -54,7 +54,7 @@ async def list_call_sessions(request: HttpRequest, call_id: str, filters: Query[
     """Of calls of any type with this id; ended ones included."""
     _check(call_id)
     access = await authorize(request, runner_of(request), Action.VIEW, call_id=call_id)
-    return json_response(await store.read(list_page, access, filters, call_id))
+    return answer(await store.read(list_page_json, access, filters, call_id), "application/json")
 
 
 @operation(

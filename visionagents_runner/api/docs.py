@@ -13,7 +13,7 @@ from ninja.openapi.docs import Swagger
 
 from ..headers import guard, page_policy
 from ..utils.offloop import compute
-from .errors import encode_json, json_response
+from .errors import answer, encode_json, json_response
 
 OPENAPI = "openapi.json"
 DOCS = "docs"
@@ -46,7 +46,7 @@ class Schema:
 
     async def under(self, prefix: str) -> bytes:
         """Return the schema with paths that begin with ``prefix``, such as ``/agents/``."""
-        pieces = self._pieces or await compute(self._build)
+        pieces = await compute(self._build) if self._pieces is None else self._pieces
         # Put together for each request, so that nobody can fill a memory by asking under many prefixes.
         return json.dumps(prefix)[1:-1].encode().join(pieces)
 
@@ -60,4 +60,4 @@ class Schema:
 async def openapi_schema(request: HttpRequest, schema: Schema) -> HttpResponse:
     """Answer with the schema, whose paths begin where this was asked for."""
     body = await schema.under(request.path.removesuffix(OPENAPI))
-    return HttpResponse(body, content_type="application/json")
+    return answer(body, "application/json")

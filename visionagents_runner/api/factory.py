@@ -74,7 +74,7 @@ class RunnerAPI(NinjaAPI):
 
     def _get_urls(self) -> list[Any]:
         # For projects that mount `runner.api.urls` themselves.
-        patterns = super()._get_urls()
+        patterns: list[Any] = super()._get_urls()
         for pattern in patterns:
             if pattern.name == "openapi-json":
                 pattern.callback = partial(openapi_schema, schema=self.schema)

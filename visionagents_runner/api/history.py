@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 from typing import Any
+from urllib.parse import urlencode
 
 from django.http import HttpRequest, HttpResponse
 from ninja import Query, Router
@@ -15,8 +18,9 @@ from ..models import KINDS_WITHOUT_WORDS, SessionEvent, without_words
 from ..permissions import Access, Action, authorize, rule_for, who_asks
 from ..quotas import heavy_read
 from ..session import LiveSession
-from .errors import answer, json_response
+from .errors import answer, encode_json, json_response
 from .found import Found, call_of, find_visible, iso, measured, priced
+from .pages import Page, page_of
 from .routes import operation, runner_of
 from .schemas import After, EventList, SessionMetrics, Transcript, TranscriptPart
 from .status import preferred_type
@@ -44,17 +48,8 @@ async def list_events(request: HttpRequest, session_id: str, part: Query[After])
     found = await find_visible(request, session_id, access)
     words = await _may_read_words(request, session_id)
     async with heavy_read(who_asks(request, access)):
-        rows, more = await store.read(_page, found, part.after, part.limit, None if words else KINDS_WITHOUT_WORDS)
-    items = [
-        {
-            "seq": row.seq,
-            "kind": row.kind,
-            "at": iso(row.at),
-            "data": row.data if words else without_words(row.kind, row.data),
-        }
-        for row in rows
-    ]
-    return json_response({"items": items, "next": rows[-1].seq if more else None})
+        body = await store.read(_events, _key(found), part, words)
+    return answer(body, _TYPES["json"])
 
 
 @operation(
@@ -73,27 +68,21 @@ async def get_transcript(request: HttpRequest, session_id: str, part: Query[Tran
     """
     access = await _authorize(request, Action.TRANSCRIPT, session_id)
     found = await find_visible(request, session_id, access)
-    async with heavy_read(who_asks(request, access)):
-        rows, more = await store.read(_page, found, part.after, part.limit, {"message"})
     kinds = (_TYPES["text"], _TYPES["vtt"])
     kind = _TYPES[part.format] if part.format else preferred_type(request.headers.get("Accept", ""), kinds)
-    if kind == _TYPES["json"]:
-        response = json_response(
-            {
-                "session_id": str(found.id),
-                "call_id": found.call_id,
-                "items": [_message(row) for row in rows],
-                "next": rows[-1].seq if more else None,
-            }
-        )
-    else:
-        write = as_vtt if kind == _TYPES["vtt"] else as_text
-        text = write([_message(row, raw=True) for row in rows], found.started_at or found.created_at)
-        response = answer(text, f"{kind}; charset=utf-8")
-    if more:
-        query = request.GET.copy()
-        query["after"] = str(rows[-1].seq)
-        response["Link"] = f'<?{query.urlencode()}>; rel="next"'
+    async with heavy_read(who_asks(request, access)):
+        if kind == _TYPES["json"]:
+            about = {"session_id": str(found.id), "call_id": found.call_id}
+            body, following = await store.read(_transcript, _key(found), part, about)
+            response = answer(body, kind)
+        else:
+            write = as_vtt if kind == _TYPES["vtt"] else as_text
+            start = found.started_at or found.created_at
+            body, following = await store.read(_written_transcript, _key(found), part, write, start)
+            response = answer(body, f"{kind}; charset=utf-8")
+    if following is not None:
+        query = {**part.model_dump(exclude_unset=True, exclude_none=True), "after": following}
+        response["Link"] = f'<?{urlencode(query)}>; rel="next"'
     response["Vary"] = "Accept"
     return response
 
@@ -129,15 +118,46 @@ async def _may_read_words(request: HttpRequest, session_id: str) -> bool:
     return True
 
 
-def _page(
-    found: Found, after: int, limit: int, kinds: frozenset[str] | set[str] | None
-) -> tuple[list[SessionEvent], bool]:
-    """Return the events after a number, and whether there are more. It queries."""
-    events = SessionEvent.objects.filter(session=_key(found), seq__gt=after).order_by("seq")
-    if kinds is not None:
-        events = events.filter(kind__in=kinds)
-    rows = list(events[: limit + 1])
-    return rows[:limit], len(rows) > limit
+# In a reader's thread
+
+
+def _events(key: uuid.UUID, part: After, words: bool) -> bytes:
+    """Return `schemas.EventList` as JSON. It queries."""
+
+    def make(row: SessionEvent) -> tuple[str, int]:
+        data = row.data if words else without_words(row.kind, row.data)
+        return _sized({"seq": row.seq, "kind": row.kind, "at": iso(row.at), "data": data})
+
+    return _json({}, page_of(key, part.after, part.limit, None if words else KINDS_WITHOUT_WORDS, make))
+
+
+def _transcript(key: uuid.UUID, part: TranscriptPart, about: dict[str, Any]) -> tuple[bytes, int | None]:
+    """Return `schemas.Transcript` as JSON, and its `next`. It queries."""
+    page = page_of(key, part.after, part.limit, {"message"}, lambda row: _sized(_message(row)))
+    return _json(about, page), page.next
+
+
+def _written_transcript(
+    key: uuid.UUID, part: TranscriptPart, write: Callable[[list[dict[str, Any]], datetime], str], start: datetime
+) -> tuple[bytes, int | None]:
+    """Return a transcript as text, and the number to go on after. It queries."""
+
+    def make(row: SessionEvent) -> tuple[dict[str, Any], int]:
+        message = _message(row, raw=True)
+        return message, len(message["text"].encode()) + len(message["user_id"].encode()) + 100
+
+    page = page_of(key, part.after, part.limit, {"message"}, make)
+    return write(page.items, start).encode(), page.next
+
+
+def _sized(item: dict[str, Any]) -> tuple[str, int]:
+    text = encode_json(item)
+    return text, len(text)
+
+
+def _json(about: dict[str, Any], page: Page[str]) -> bytes:
+    head = "".join(f"{encode_json(key)}:{encode_json(value)}," for key, value in about.items())
+    return f'{{{head}"items":[{",".join(page.items)}],"next":{encode_json(page.next)}}}'.encode()
 
 
 def _key(found: Found) -> uuid.UUID:

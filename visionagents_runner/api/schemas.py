@@ -291,12 +291,14 @@ class After(Schema):
     """Which part of a history."""
 
     after: int = Field(0, ge=0, le=MAX_SEQ, description="Only what has a larger `seq`.")
-    limit: int = Field(200, ge=1, le=MAX_EVENTS, description="Size of a page.")
+    limit: int = Field(200, ge=1, le=MAX_EVENTS, description="Most events of a page; it ends at 1 MiB, too.")
 
 
 class TranscriptPart(Schema):
     after: int = Field(0, ge=0, le=MAX_SEQ, description="Only what has a larger `seq`.")
-    limit: int = Field(MAX_EVENTS, ge=1, le=MAX_EVENTS, description="Most messages of one answer.")
+    limit: int = Field(
+        MAX_EVENTS, ge=1, le=MAX_EVENTS, description="Most messages of an answer; it ends at 1 MiB, too."
+    )
     format: Literal["json", "text", "vtt"] | None = Field(None, description="Counts before `Accept`.")
 
 
