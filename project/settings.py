@@ -15,7 +15,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import django
 from django.core.exceptions import ImproperlyConfigured
 
+from visionagents_runner.exceptions import RunnerConfigurationError
 from visionagents_runner.secretfile import read_or_make_secret
+from visionagents_runner.utils.sqlite import PrivateConnection
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -34,7 +36,10 @@ def _secret_key() -> str:
         return key
     if not DEBUG:
         raise ImproperlyConfigured("Set the environment variable SECRET_KEY, or DEBUG=1 on your own machine.")
-    return read_or_make_secret(BASE_DIR / ".secret_key")
+    try:
+        return read_or_make_secret(BASE_DIR / ".secret_key")
+    except RunnerConfigurationError as error:
+        raise ImproperlyConfigured(f"{error}, or set the environment variable SECRET_KEY") from None
 
 
 def _database(url: str) -> dict[str, Any]:
@@ -51,6 +56,7 @@ def _database(url: str) -> dict[str, Any]:
             "NAME": name or BASE_DIR / "db.sqlite3",
             # Without WAL, IMMEDIATE and a timeout, two processes (or threads) that write meet "database is locked".
             "OPTIONS": {
+                "factory": PrivateConnection,  # a file that only its owner reads
                 "transaction_mode": "IMMEDIATE",
                 "timeout": 20,
                 "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",

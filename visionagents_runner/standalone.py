@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .exceptions import RunnerConfigurationError
 from .secretfile import read_or_make_secret
+from .utils.sqlite import PrivateConnection
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -20,11 +21,12 @@ _configured = False
 def configure_if_needed(runner: Runner, *, migrate: bool = False) -> None:
     """Apply the built-in configuration if DJANGO_SETTINGS_MODULE is unset and nothing is configured.
 
-    It keeps the sessions in a SQLite file in the working directory, and the SECRET_KEY in a file of mode 0600 beside
-    it. With ``migrate``, the tables are made, under a lock, so that two processes may start at once.
+    It keeps the sessions in a SQLite file in the working directory, and the SECRET_KEY in a file beside it, both for
+    their owner alone. With ``migrate``, the tables are made, under a lock, so that two processes may start at once.
 
     Raises:
-        RunnerConfigurationError: the working directory cannot be written.
+        RunnerConfigurationError: the working directory cannot be written, or the file with the SECRET_KEY is open to
+            others.
     """
     from django.conf import settings
 
@@ -91,6 +93,7 @@ def _configure(folder: Path) -> None:
                 "ENGINE": "django.db.backends.sqlite3",
                 "NAME": folder / DATABASE_FILE,
                 "OPTIONS": {
+                    "factory": PrivateConnection,
                     "transaction_mode": "IMMEDIATE",
                     "timeout": 20,
                     "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
@@ -114,11 +117,13 @@ def _migrate(folder: Path) -> None:
     from django.db import DatabaseError, connection
 
     try:
-        with open(folder / f"{DATABASE_FILE}.lock", "w") as lock:
-            _lock(lock.fileno())
-            # Metadata and tracebacks are nobody else's business.
-            os.close(os.open(folder / DATABASE_FILE, os.O_RDWR | os.O_CREAT, 0o600))
+        path = folder / f"{DATABASE_FILE}.lock"
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        try:
+            _lock(lock)
             call_command("migrate", verbosity=0, interactive=False)
+        finally:
+            os.close(lock)
     except (OSError, DatabaseError) as error:
         raise RunnerConfigurationError(f"{folder / DATABASE_FILE} cannot be prepared: {error}") from error
     finally:

@@ -57,7 +57,9 @@ def test_run_answers_what_is_piped_in_and_records_the_session(folder: Path) -> N
     assert "You said: Good evening" in done.stdout
     assert "Traceback" not in done.stderr
     assert sessions(folder) == [("first", "closed", "finished")]
-    assert stat.S_IMODE((folder / ".visionagents_secret_key").stat().st_mode) == 0o600
+    made = {each.name: stat.S_IMODE(each.stat().st_mode) for each in folder.glob("*visionagents*")}
+    assert {".visionagents_secret_key", "visionagents.sqlite3"} <= set(made)
+    assert set(made.values()) == {0o600}
 
 
 def test_serve_starts_and_closes_sessions_for_the_documented_curl(folder: Path) -> None:
@@ -121,6 +123,15 @@ def test_a_folder_that_cannot_be_written_is_one_line(folder: Path) -> None:
     done = run(folder, "run")
     assert done.returncode == 1
     assert "change to a directory of yours" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_secret_that_others_can_read_is_one_line_that_says_the_fix(folder: Path) -> None:
+    (folder / ".visionagents_secret_key").write_text("x" * 50)
+    (folder / ".visionagents_secret_key").chmod(0o644)
+    done = run(folder, "run")
+    assert done.returncode == 1
+    assert "chmod 600" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
