@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import until
 from tests.edge.browser import Browser, Ears, next_event, tone
 from tests.edge.soak import State, come_and_go
-from visionagents_runner.edge import Media, NoMedia, background, join_room, offers, webrtc
+from visionagents_runner.edge import Media, NoMedia, background, join_room, webrtc
 
 
 @pytest.mark.timeout(240)
@@ -112,14 +112,3 @@ async def test_leaving_while_an_offer_is_answered_opens_nothing(monkeypatch):
     await background.idle()
     await until(lambda: State.now().no_more_than(before))
     await page.close()
-
-
-def test_candidates_that_need_the_local_network_to_be_asked_are_left_out():
-    line = "a=candidate:1 1 udp 2113937151 {} 50000 typ host generation 0"
-    hosts = ("0b1f4a5c-1111.local", "192.0.2.7")
-    head = ["v=0", "o=- 1 1 IN IP4 0.0.0.0", "s=-", "t=0 0", "m=application 9 UDP/DTLS/SCTP webrtc-datachannel"]
-    security = ["a=ice-ufrag:abcd", "a=ice-pwd:" + "p" * 22, "a=fingerprint:sha-256 AA:BB", "a=setup:actpass"]
-    sdp = "\r\n".join([*head, "a=mid:0", *security, "a=sctp-port:5000", *(line.format(host) for host in hosts)])
-    clean = offers.read_offer(sdp).sdp
-    assert "192.0.2.7" in clean
-    assert ".local" not in clean

@@ -75,7 +75,7 @@ async def test_offers_that_cannot_be_agreed_with_are_refused_and_leave_nothing(o
         good.replace("a=fingerprint", "a=finger"),
         good.replace("a=ice-ufrag", "a=ice"),
         good.replace("a=group:BUNDLE", "a=group:OTHER"),
-        good + "a=candidate:1 1 udp 1 192.0.2.1 9 typ host\r\n" * 100,
+        good + "a=candidate:1 1 udp 1 192.0.2.1 9 typ host\r\n" * 300,
         good.replace("m=audio ", "m=audio nine "),
     ):
         with pytest.raises(BadOffer):

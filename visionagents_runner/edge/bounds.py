@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from typing import Any
 
 MAX_CUSTOM_EVENT_BYTES = 5 * 1024
+
+
+refused: Counter[str] = Counter()
+"""How much of what was refused or shut out in this process: "media" connections, "offers"."""
+
+
+def count_refused(what: str) -> None:
+    refused[what] += 1
 
 
 class Rate:
@@ -18,14 +27,14 @@ class Rate:
         self._left = burst
         self._at = time.monotonic()
 
-    def allow(self) -> bool:
-        """Whether one more is allowed now; if so it counts."""
+    def allow(self, amount: float = 1.0) -> bool:
+        """Whether one more, or so much, is allowed now; if so it counts."""
         now = time.monotonic()
         self._left = min(self._burst, self._left + (now - self._at) * self._per_second)
         self._at = now
-        if self._left < 1:
+        if self._left < amount:
             return False
-        self._left -= 1
+        self._left -= amount
         return True
 
 

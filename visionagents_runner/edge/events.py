@@ -89,6 +89,9 @@ class Media:
     state: str
     """"connecting", "connected", "failed" or "closed"."""
 
+    detail: str = ""
+    """Why it failed, in a sentence, if it was shut out."""
+
 
 @dataclass(frozen=True, slots=True)
 class Renegotiate:

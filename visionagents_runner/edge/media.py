@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from getstream.video.rtc import PcmData
 from vision_agents.core.edge.types import TrackType
 
+from ..conf import get_settings
 from .audio import RATE, SILENCE, Gate, Samples, power
-from .bounds import Rate, custom_event
+from .bounds import Rate, count_refused, custom_event
 from .events import Media, Renegotiate, Speaking
-from .offers import read_offer
+from .offers import BadOffer, read_offer
 from .pcm import PcmLink
 from .playout import Playout
 from .video import VideoFeed, VideoRelay
@@ -151,7 +152,11 @@ class PersonMedia:
 
     async def negotiate(self, sdp: str) -> str:
         """See `Person.negotiate`."""
-        offer = read_offer(sdp)
+        try:
+            offer = read_offer(sdp, speaks_first=bool(get_settings().ICE_SERVERS))
+        except BadOffer:
+            count_refused("offers")
+            raise
         async with self._negotiating:
             if not self.person.here:
                 raise NoMedia("Who has left the room cannot connect to it")
@@ -220,11 +225,11 @@ class PersonMedia:
             self._tell(Media("websocket", "closed"))
         self._connected("webrtc")
 
-    def peer_ended(self, peer: Peer, state: str) -> None:
+    def peer_ended(self, peer: Peer, state: str, detail: str = "") -> None:
         if peer is not self._peer:
             return
         self._drop_peer()
-        self._tell(Media("webrtc", state))
+        self._tell(Media("webrtc", state, detail))
 
     def channel_message(self, message: str | bytes) -> None:
         """A message of the data channel: it is dropped where it is none, too large, or one of too many."""

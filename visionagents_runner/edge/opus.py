@@ -26,12 +26,16 @@ from av.audio.frame import AudioFrame
 
 from .audio import FRAME_SAMPLES, RATE, SILENCE, Cutter, Samples
 from .bounds import Rate
+from .rtp import Statistics
 
 logger = logging.getLogger(__name__)
 
 TIME_BASE = fractions.Fraction(1, RATE)
 BIT_RATE = 32_000
 COMPLEXITY = "5"
+
+MAX_SPEED, MAX_LUMP_SECONDS = 1.5, 6.0
+"""Seconds of sound that are decoded in a second, and at once after the network stalled."""
 
 
 class OpusOut(MediaStreamTrack):
@@ -117,6 +121,7 @@ class OpusIn:
         self._decoder.sample_rate = RATE
         self._cutter = Cutter()
         self._rate = Rate(per_second=120, burst=300)
+        self._sound = Rate(per_second=MAX_SPEED, burst=MAX_LUMP_SECONDS)
         self._ssrc: int | None = None
         self._next: int | None = None
         self._waiting: dict[int, bytes] = {}
@@ -137,9 +142,9 @@ class OpusIn:
             self._waiting.clear()
         if self._statistics is not None:
             if packet.ssrc not in self._statistics:
-                self._statistics[packet.ssrc] = StreamStatistics(RATE)
+                self._statistics[packet.ssrc] = Statistics(RATE)
             self._statistics[packet.ssrc].add(packet)
-        if packet.payload:
+        if packet.payload and self._sound.allow(seconds_in(packet.payload)):
             self._order(packet.sequence_number, packet.payload)
 
     def _order(self, sequence: int, payload: bytes) -> None:
@@ -172,6 +177,19 @@ class OpusIn:
     def _pass_on(self, samples: Samples) -> None:
         for frame in self._cutter.feed(samples):
             self._listener(frame)
+
+
+def seconds_in(payload: bytes) -> float:
+    """How much sound an Opus packet says that it holds (RFC 6716, 3.1); libopus refuses more than 0.12."""
+    configuration, code = payload[0] >> 3, payload[0] & 3
+    if configuration < 12:
+        milliseconds = (10.0, 20.0, 40.0, 60.0)[configuration & 3]
+    elif configuration < 16:
+        milliseconds = (10.0, 20.0)[configuration & 1]
+    else:
+        milliseconds = (2.5, 5.0, 10.0, 20.0)[configuration & 3]
+    frames = (1, 2, 2, payload[1] & 0x3F if len(payload) > 1 else 1)[code]
+    return milliseconds * frames / 1000
 
 
 def frame_samples(frame: AudioFrame) -> Samples:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import queue
 from collections.abc import Callable
 from fractions import Fraction
 
 from aiortc import VideoStreamTrack
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
-from aiortc.rtcrtpreceiver import RTCRtpReceiver
-from aiortc.rtp import RtpPacket
 from av.video.frame import VideoFrame
 
 logger = logging.getLogger(__name__)
@@ -23,21 +20,6 @@ MAX_OUT_FPS = 15
 
 MAX_READ_FPS = 60
 """A track that does not wait for real time is not read faster."""
-
-
-MAX_UNDECODED = 60
-
-
-def bound_decoder(receiver: RTCRtpReceiver) -> None:
-    """Drop what comes faster than it can be decoded; aiortc queues it for its decoder thread without bound."""
-    waiting: queue.Queue[object] | None = getattr(receiver, "_RTCRtpReceiver__decoder_queue", None)
-    handle = receiver._handle_rtp_packet
-
-    async def handle_if_room(packet: RtpPacket, arrival_time_ms: int) -> None:
-        if waiting is None or waiting.qsize() < MAX_UNDECODED:
-            await handle(packet, arrival_time_ms)
-
-    receiver._handle_rtp_packet = handle_if_room  # type: ignore[method-assign]
 
 
 class VideoFeed(VideoStreamTrack):
@@ -93,7 +75,7 @@ class VideoFeed(VideoStreamTrack):
 class VideoRelay:
     """Reads a track for all who watch it.
 
-    ``always`` reads without watchers too: what a browser sends queues in aiortc without bound unless somebody reads.
+    ``always`` reads without watchers too, to know whether a camera is on.
     """
 
     def __init__(

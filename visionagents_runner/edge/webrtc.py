@@ -1,4 +1,10 @@
-"""`Peer`: one person's WebRTC connection, from offer to close."""
+"""`Peer`: one person's WebRTC connection, from offer to close.
+
+What one connection can take, whatever is sent to it: 256 packets unread and 128 that wait for others (0.8 MB), 256 KB
+of messages, as much again to be sent, 128 packets for retransmission of each stream (0.4 MB), and for a camera 1 MB
+undecoded and 10 pictures (35 MB at 1920 by 1200): 4 MB with sound alone, 40 MB with a camera; besides, 256 KB of the
+kernel for each address of the machine. Whoever sends what no browser does, and goes on with it, is shut out.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +24,20 @@ from aiortc import (
 )
 from aiortc.codecs import get_capabilities
 from aiortc.mediastreams import MediaStreamTrack
+from OpenSSL import SSL
 
 from ..conf import get_settings
 from ..tasks import spawn
 from .audio import Samples
 from .background import in_background
+from .bounds import count_refused
+from .door import Door
 from .offers import BadOffer, Offer, has_candidates, limit_video
 from .opus import OpusIn, OpusOut, opus_only
-from .video import MAX_OUT_FPS, VideoFeed, VideoRelay, bound_decoder
+from .rtp import RtpWatch, take_decoder
+from .sctp import SctpWatch
+from .video import MAX_OUT_FPS, VideoFeed, VideoRelay
+from .vp8 import Vp8In
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +50,6 @@ CONSENT_FAILURES = 2
 
 PAUSED_SECONDS = 5.0
 """Without a packet of audio or a frame of video for so long, the track counts as removed until one comes."""
-
-MAX_STREAMS = 64
-"""Numbers of streams (SSRC) that a browser may use; aiortc remembers each."""
 
 CHANNEL = "events"
 
@@ -60,7 +69,7 @@ class Owner(Protocol):
     def video_hidden(self, peer: Peer) -> None: ...
     def channel_message(self, message: str | bytes) -> None: ...
     def peer_connected(self, peer: Peer) -> None: ...
-    def peer_ended(self, peer: Peer, state: str) -> None: ...
+    def peer_ended(self, peer: Peer, state: str, detail: str = "") -> None: ...
     def wants_video(self) -> bool: ...
     def published_video(self) -> VideoRelay | None: ...
 
@@ -80,13 +89,16 @@ class Peer:
         self._closing = False
         self._came = asyncio.Event()
         self._audio_in: OpusIn | None = None
+        self._video_in: Vp8In | None = None
         self._video_out: VideoFeed | None = None
+        self._watched: set[Any] = set()
         self._camera_wanted = False
         self._channel: RTCDataChannel | None = None
         servers = [RTCIceServer(**server) for server in get_settings().ICE_SERVERS]
         self._connection = RTCPeerConnection(
             RTCConfiguration(iceServers=servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE)
         )
+        _never_renegotiate(self._connection)
         self._connection.on("track", self._on_track)
         self._connection.on("datachannel", self._on_channel)
         self._connection.on("connectionstatechange", self._on_state)
@@ -129,17 +141,38 @@ class Peer:
         if "audio" in offer.kinds and "audio" not in known:
             transceiver = self._connection.addTransceiver(self.out)
             transceiver.setCodecPreferences(opus_only())
+            take_decoder(transceiver.receiver)
         if "video" in offer.kinds and "video" not in known:
             self._video_out = VideoFeed(outlives_source=True, max_fps=MAX_OUT_FPS)
             transceiver = self._connection.addTransceiver(self._video_out)
             transceiver.setCodecPreferences(_vp8())
-            bound_decoder(transceiver.receiver)
+            self._video_in = Vp8In(transceiver.receiver)
         try:
             await self._connection.setRemoteDescription(RTCSessionDescription(sdp=offer.sdp, type="offer"))
         except Exception as error:
             raise BadOffer("The offer cannot be agreed with: it needs Opus for audio and VP8 for video") from error
+        self._watch_transports()
         for transceiver in self._connection.getTransceivers():
             self._direct(transceiver)
+
+    def _watch_transports(self) -> None:
+        # There are no sockets yet: they come with the answer.
+        for transport in {*self._transports()} - self._watched:
+            self._watched.add(transport)
+            Door(transport.transport._connection, self._refuse)
+            RtpWatch(transport, self._refuse)
+        sctp = self._connection.sctp
+        if sctp is not None and sctp not in self._watched:
+            self._watched.add(sctp)
+            SctpWatch(sctp, self._refuse)
+
+    def _refuse(self, why: str) -> None:
+        """End it, because of what the other side sends."""
+        if not self._closing:
+            count_refused("media")
+            logger.warning("A WebRTC connection is closed: %s", _lower(why))
+            self._owner.peer_ended(self, "failed", why)
+            self.close()
 
     def _direct(self, transceiver: RTCRtpTransceiver) -> None:
         offered = transceiver._offerDirection or "inactive"
@@ -186,6 +219,8 @@ class Peer:
             self._video_out.stop()
         if self.camera is not None:
             self.camera.close()
+        if self._video_in is not None:
+            self._video_in.stop()
         in_background(self._shut(), name="webrtc-close")
 
     async def _shut(self) -> None:
@@ -196,14 +231,17 @@ class Peer:
                     await self._connection.close()
             except TimeoutError:
                 logger.warning("A WebRTC connection did not close in %s s", CLOSE_SECONDS)
+                for transport in self._transports():
+                    for protocol in transport.transport._connection._protocols:
+                        protocol.transport.abort()
         self._connection.remove_all_listeners()
         self._channel = None
 
     # What aiortc tells
 
     def _on_track(self, track: MediaStreamTrack) -> None:
-        if track.kind == "video" and self.camera is None and not self._closing:
-            self.camera = VideoRelay(track, always=True, on_frame=self._on_camera)
+        if track.kind == "video" and self.camera is None and self._video_in is not None and not self._closing:
+            self.camera = VideoRelay(self._video_in, always=True, on_frame=self._on_camera)
 
     def _on_camera(self) -> None:
         if self._camera_wanted:
@@ -242,10 +280,6 @@ class Peer:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             now = loop.time()
-            if any(len(transport._rtp_router.ssrc_table) > MAX_STREAMS for transport in self._transports()):
-                logger.warning("A browser sends more streams than any does: its connection is closed")
-                self._owner.peer_ended(self, "failed")
-                return
             if self.camera is not None and now - self.camera.frame_at > PAUSED_SECONDS:
                 self._owner.video_hidden(self)
             seen = self._audio_in.packets if self._audio_in is not None else 0
@@ -279,6 +313,23 @@ class Peer:
         if self._connection.sctp is not None:
             found.append(self._connection.sctp.transport)
         return found
+
+
+def _never_renegotiate(connection: Any) -> None:
+    """Encrypt as agreed at the beginning: to agree again takes as long as a hundred packets, and no browser does."""
+    [certificate] = connection._RTCPeerConnection__certificates
+    make = certificate._create_ssl_context
+
+    def make_context(srtp_profiles: list[Any]) -> SSL.Context:
+        context: SSL.Context = make(srtp_profiles)
+        context.set_options(SSL.OP_NO_RENEGOTIATION)
+        return context
+
+    certificate._create_ssl_context = make_context
+
+
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
 
 
 _DIRECTIONS: dict[tuple[bool, bool], str] = {

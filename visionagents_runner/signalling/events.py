@@ -133,7 +133,8 @@ def _custom(event: Any, describe: Describe, for_guest: bool) -> Told:
 
 
 def _media(event: Any, describe: Describe, for_guest: bool) -> Told:
-    return Told({"type": "media", "transport": event.transport, "state": event.state}, "media")
+    message = {"type": "media", "transport": event.transport, "state": event.state}
+    return Told({**message, "detail": event.detail} if event.detail else message, "media")
 
 
 def _renegotiate(event: Any, describe: Describe, for_guest: bool) -> Told:
