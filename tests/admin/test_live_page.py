@@ -159,6 +159,24 @@ def test_a_long_history_is_cut_to_its_newest(root: Client, make: Make, monkeypat
     assert re.search(r'va-tick"[^>]*text-anchor="start">0:02<', text)  # since the session began
 
 
+def test_long_texts_leave_room_for_fewer(root: Client, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = make()
+    happen(session, *((number, "message", said(f"line {number} {'x' * 15_000}")) for number in range(5)))
+    text = root.get(page_of(session)).content.decode()
+    assert seqs(text, "va-transcript") == [3, 4, 5, 6, 7]
+    assert text.count("x" * 15_000) == 5  # the words whole, and the lines of the events cut
+    assert text.count("x…") == 5
+    monkeypatch.setattr(story, "MOST_SHOWN", 70_000)
+    text = root.get(page_of(session)).content.decode()
+    assert seqs(text, "va-transcript") == [6, 7]
+    assert "The newest 2 messages." in text
+    monkeypatch.setattr(story, "MOST_SHOWN", 5000)
+    text = root.get(page_of(session)).content.decode()
+    assert seqs(text, "va-transcript") == [7]
+    assert seqs(text, "va-events") == [7]
+    assert "The newest 1 of them." in text
+
+
 def test_an_ended_session_says_so_to_the_script(root: Client, make: Make) -> None:
     assert "data-va-over" not in root.get(page_of(make("live"))).content.decode()
     session = make("over", "failed", reason=EndReason.ERROR)

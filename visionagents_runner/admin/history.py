@@ -13,6 +13,8 @@ from .queued import link_to
 
 Details = list[tuple[str, str]]
 """Pairs of a quiet label, which may be "", and a text."""
+MOST_CHARACTERS = 2000
+"""Of one text."""
 
 
 def details(event: SessionEvent, workers: Mapping[str, str] | None = None) -> Details:
@@ -20,6 +22,15 @@ def details(event: SessionEvent, workers: Mapping[str, str] | None = None) -> De
 
     ``workers`` are the names, by id, of those that the page knows.
     """
+    return [(label, _shortened(text)) for label, text in _details(event, workers)]
+
+
+def _shortened(text: str) -> str:
+    # The REST API has all of it.
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}…"
+
+
+def _details(event: SessionEvent, workers: Mapping[str, str] | None) -> Details:
     data = event.data if isinstance(event.data, dict) else {"": event.data}
     if event.kind == "claimed" and "worker" in data:
         return [(_("taken by"), (workers or {}).get(str(data["worker"]), str(data["worker"])))]

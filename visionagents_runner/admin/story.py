@@ -20,7 +20,7 @@ from ..costs import DECIMAL_PLACES
 from ..models import KINDS_WITHOUT_WORDS, AgentSession, SessionEvent, SessionStatus, without_words
 from . import display
 from .audit import trail_of_session
-from .history import details
+from .history import MOST_CHARACTERS, details
 from .latency import PARTS, latency
 from .queued import names_of, notices
 from .timeline import KINDS as TIMELINE_KINDS
@@ -35,6 +35,9 @@ MOST_WORDS = 500
 MOST_DRAWN = 600
 """Drawing them holds the interpreter, which may carry calls too: 600 take some 20 ms."""
 MOST_LOOKED_AT = 10_000
+MOST_SHOWN = 200_000
+"""Characters of what was said, and as many of the events: more would hold the interpreter, as drawing does."""
+_CHUNK = 50
 _FIRST_EVENTS = 1000
 _WORDS = ("message", "asked", "dropped")
 
@@ -197,7 +200,7 @@ class Story:
         found = self._newest()
         if after is not None:
             found = found.filter(seq__gte=after)  # and the one before, for the time since it
-        newest = list(found.order_by("-seq")[: MOST_EVENTS + 1])
+        newest, more = _fitting(found, MOST_EVENTS + 1, longest=MOST_CHARACTERS)
         if not (self.words or self.errors):
             for event in newest:
                 event.data = without_words(event.kind, event.data)
@@ -213,8 +216,9 @@ class Story:
             }
             for event, before in zip(newest, [*newest[1:], None], strict=False)  # none of none
         ]
-        shown = [line for line in lines[:MOST_EVENTS] if after is None or line["seq"] > after]
-        return shown[::-1], after is None and len(newest) > MOST_EVENTS
+        more = more or len(newest) > MOST_EVENTS
+        shown = [line for line in (lines[:-1] if more else lines) if after is None or line["seq"] > after]
+        return shown[::-1], after is None and more
 
     def _drawn(self) -> list[SessionEvent]:
         return list(self._newest().filter(kind__in=TIMELINE_KINDS).order_by("-seq")[:MOST_DRAWN])[::-1]
@@ -225,11 +229,8 @@ class Story:
         found = self._newest().filter(kind__in=_WORDS)
         if after is not None:
             found = found.filter(seq__gt=after)
-        newest = list(found.order_by("-seq")[: MOST_WORDS + 1])
-        return {
-            "lines": [self._said(event) for event in newest[:MOST_WORDS]][::-1],
-            "cut": after is None and len(newest) > MOST_WORDS,
-        }
+        newest, more = _fitting(found, MOST_WORDS)
+        return {"lines": [self._said(event) for event in newest][::-1], "cut": after is None and more}
 
     def _said(self, event: SessionEvent) -> dict[str, Any]:
         data = event.data if isinstance(event.data, dict) else {}
@@ -243,6 +244,22 @@ class Story:
             how = _("had the agent say: %s") if data.get("how") == "say" else _("had the agent reply to: %s")
             return line | {"who": str(data.get("by", "")), "kind": "note", "text": how % data.get("text", "")}
         return line | {"kind": "note", "text": _("Some events are missing here.")}
+
+
+def _fitting(events: SessionEventQuerySet, most: int, *, longest: int | None = None) -> tuple[list[SessionEvent], bool]:
+    """Return the newest of ``events``, newest first, for which there is room, and whether there are more.
+
+    ``longest`` is how many characters of one are shown; None: all.
+    """
+    rows: list[SessionEvent] = []
+    room = MOST_SHOWN
+    for row in events.order_by("-seq")[: most + 1].iterator(chunk_size=_CHUNK):
+        size = len(str(row.data))
+        room -= size if longest is None else min(size, longest)
+        if len(rows) == most or (rows and room < 0):
+            return rows, True
+        rows.append(row)
+    return rows, False
 
 
 def _cost(session: AgentSession) -> str:
