@@ -12,7 +12,9 @@ from ..models import AgentSession, SessionEvent, SessionStatus
 from ..models.worker import seconds_ago
 
 PAGE = 100
-"""Events that are read at once."""
+"""Events of a session that are read at once."""
+MOST_AT_ONCE = 1000
+"""Events that one look reads, of all sessions together: they may have 16 KB each. The rest comes with the next look."""
 COUNT_LIMIT = 1000
 """Sessions are counted up to here: more would cost more than it tells."""
 
@@ -41,20 +43,24 @@ class News:
 def news_of(after: Mapping[uuid.UUID, int | None]) -> dict[uuid.UUID, News]:
     """Return the news of those of these sessions that exist, each after its number; without rows where it is None."""
     found: dict[uuid.UUID, News] = {}
+    behind: dict[uuid.UUID, int] = {}
     for chunk in _chunks(list(after)):
         rows = AgentSession.objects.filter(pk__in=chunk).order_by()
         for pk, status, reason, ended_at, worker_id, seq in rows.values_list(
             "pk", "status", "end_reason", "ended_at", "worker_id", "event_seq"
         ):
+            found[pk] = News(str(status), str(reason), ended_at is not None, worker_id, seq, [])
             start = after[pk]
-            events = events_after(pk, start) if start is not None and seq > start else []
-            found[pk] = News(str(status), str(reason), ended_at is not None, worker_id, seq, events)
+            if start is not None and seq > start:
+                behind[pk] = start
+    for pk, start in behind.items():
+        found[pk].rows.extend(events_after(pk, start, max(1, min(PAGE, MOST_AT_ONCE // len(behind)))))
     return found
 
 
-def events_after(key: uuid.UUID, seq: int) -> list[SessionEvent]:
+def events_after(key: uuid.UUID, seq: int, most: int = PAGE) -> list[SessionEvent]:
     """Return one page of a session's history."""
-    return list(SessionEvent.objects.filter(session_id=key, seq__gt=seq).order_by("seq")[:PAGE])
+    return list(SessionEvent.objects.filter(session_id=key, seq__gt=seq).order_by("seq")[:most])
 
 
 def newest(limit: int) -> list[AgentSession]:
