@@ -51,6 +51,10 @@ class TooMany(RunnerError):
         self.retry_after = retry_after
 
 
+class CallHidden(RunnerError):
+    """A session is live on the call which whoever starts another one may not see; nothing was created."""
+
+
 class NoWorker(NotReady):
     """No worker that could take the session runs."""
 

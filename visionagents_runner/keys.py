@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from django.db import router
@@ -27,7 +27,7 @@ from .exceptions import RunnerError
 from .models import AgentKey
 from .models.key import PREFIX_LENGTH, SECRET_LENGTH, Scope, digest_of
 from .quotas import address_of_request, check_guess, note_valid
-from .tasks import spawn
+from .tasks import shared, spawn
 
 logger = logging.getLogger(__name__)
 
@@ -107,14 +107,19 @@ async def key_of(request: HttpRequest) -> Key | None:
         TooMany: too many keys that were not known came from there.
     """
     credential = bearer(request)
-    return None if credential is None else await verify(credential, address=address_of_request(request))
+    if credential is None:
+        return None
+    since = getattr(request, "judged_since", None)
+    return await verify(credential, address=address_of_request(request), since=since)
 
 
 # Verifying
 
 
-async def verify(credential: str, *, address: str | None = None) -> Key:
+async def verify(credential: str, *, address: str | None = None, since: float | None = None) -> Key:
     """Return the key that ``credential`` is. Its use is written down afterwards, off the caller's path.
+
+    With ``since`` (monotonic seconds), what is remembered from before counts for nothing.
 
     Raises:
         InvalidKey: it is none, or one that was revoked or has expired.
@@ -126,15 +131,17 @@ async def verify(credential: str, *, address: str | None = None) -> Key:
     digest = digest_of(credential)
     # What is remembered counts from before the query: the row may change while it runs.
     asked_at = time.monotonic()
-    found = _valid.get(digest, asked_at) or _invalid.get(digest, asked_at)
+    found = _valid.get(digest, asked_at, since) or _invalid.get(digest, asked_at, since)
     if found is None:
-        check_guess(digest, address)
+        if since is None:  # who is asked about again was let in once
+            check_guess(digest, address)
         generation = _valid.generation
-        answer, seconds = await store.read(_look_up, form[1], digest)
+        look = partial(store.read, _look_up, form[1], digest)
+        answer, seconds = await (look() if since is None else shared(("key", digest), since, look))
         memory = _valid if isinstance(answer, Key) else _invalid
         if isinstance(answer, Key):
             note_valid(digest, f"key:{answer.prefix}")
-        memory.put(digest, answer, asked_at + seconds, generation)
+        memory.put(digest, answer, asked_at, seconds, generation)
         found = answer
     if not isinstance(found, Key):
         raise InvalidKey(found)
@@ -165,25 +172,25 @@ def _look_up(prefix: str, digest: str) -> tuple[Key | str, float]:
 
 
 class _Memory:
-    """Verdicts by digest, each until its deadline (monotonic seconds); bounded, the oldest go first."""
+    """Verdicts by digest, each from when to when it counts (monotonic seconds); bounded, the oldest go first."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, tuple[Key | str, float]] = {}
+        self._entries: dict[str, tuple[Key | str, float, float]] = {}
         self._lock = threading.Lock()  # under WSGI each thread has an event loop
         self.generation = 0
 
-    def get(self, digest: str, now: float) -> Key | str | None:
-        found = self._entries.get(digest)
-        return found[0] if found is not None and now < found[1] else None
+    def get(self, digest: str, now: float, since: float | None = None) -> Key | str | None:
+        verdict, asked_at, deadline = self._entries.get(digest, (None, 0.0, 0.0))
+        return verdict if now < deadline and (since is None or asked_at >= since) else None
 
-    def put(self, digest: str, found: Key | str, deadline: float, generation: int) -> None:
+    def put(self, digest: str, found: Key | str, asked_at: float, seconds: float, generation: int) -> None:
         with self._lock:
             if generation != self.generation:
                 return  # it was looked up before a revocation
             self._entries.pop(digest, None)
             while len(self._entries) >= _MOST:
                 del self._entries[next(iter(self._entries))]
-            self._entries[digest] = found, deadline
+            self._entries[digest] = found, asked_at, asked_at + seconds
 
     def clear(self) -> None:
         with self._lock:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .prometheus import Instruments
     from .recorder import Recorder
     from .session import LiveSession
-    from .store import Limits
+    from .store import Limits, Visible
     from .tracing import SessionTrace
     from .worker import AgentWorker
 
@@ -384,14 +384,16 @@ class AgentLauncher:
         metadata: dict[str, Any] | None = None,
         started_by_id: Any = None,
         source: str = "code",
+        visible: Visible | None = None,
     ) -> LiveSession:
         """Start an agent on a call, and return when it is built and its join has begun.
 
         The start does not depend on its caller: cancelling this coroutine leaves a session that can be found and
-        closed.
+        closed. ``visible`` is what whoever asks may see, if not all.
 
         Raises:
             InvalidInput: ``call_id``, ``call_type`` or ``metadata`` is malformed; nothing was created.
+            CallHidden: a session is live on the call which is not ``visible``; nothing was created.
             NotReady: the launcher is not running, the worker drains, or the database does not answer.
             SessionLimitExceeded: a limit is reached; nothing was created. `MaxConcurrentSessionsExceeded` is the one of
                 this worker; others hold over all of them.
@@ -402,7 +404,7 @@ class AgentLauncher:
         from .correlation import correlated_context
         from .tasks import spawn
 
-        starting = self._start(row, video_track_override_path)
+        starting = self._start(row, video_track_override_path, visible)
         return await asyncio.shield(spawn(starting, name=f"start-{row.pk}", context=correlated_context()))
 
     def new_row(
@@ -453,7 +455,9 @@ class AgentLauncher:
         with trace.start():
             return await self._begin_on(worker, row, trace, self._claim)
 
-    async def _start(self, row: AgentSession, video_track_override_path: str | None) -> LiveSession:
+    async def _start(
+        self, row: AgentSession, video_track_override_path: str | None, visible: Visible | None
+    ) -> LiveSession:
         worker = self._worker
         if worker is None or self._stopping:
             raise NotReady("The agent launcher is not running: await launcher.start() first")
@@ -461,7 +465,8 @@ class AgentLauncher:
 
         trace = trace_of(row)
         with worker.instruments.starting(self.name), trace.start():
-            session = await self._begin_on(worker, row, trace, self._admit, video_track_override_path)
+            admit = partial(self._admit, visible=visible)
+            session = await self._begin_on(worker, row, trace, admit, video_track_override_path)
             assert session is not None
             await session.wait_started()
             return session
@@ -521,14 +526,14 @@ class AgentLauncher:
             in_all=settings.MAX_SESSIONS,
         )
 
-    async def _admit(self, row: AgentSession) -> bool:
+    async def _admit(self, row: AgentSession, *, visible: Visible | None) -> bool:
         from . import store
         from .models import EndReason
         from .tasks import spawn
 
         try:
             async with asyncio.timeout(_ADMIT_SECONDS):
-                await store.admit(row, self.limits)
+                await store.admit(row, self.limits, visible)
         except store.DATABASE_ERRORS as error:
             logger.error("A session could not be admitted: %s", error)
             raise NotReady("The database does not answer") from error

@@ -3,18 +3,22 @@
 The answer comes from the request itself, never from middleware, because one of the two mounts of the API runs without
 any: an API key, a session cookie, looked up when it matters, or the peer, for a request from the same machine. Whoever
 presents a key may do what the key may, and nothing else: a key that is void is refused, also on the same machine.
+
+What somebody may do and which sessions they may see are two questions. The second one is always that of viewing:
+`ServeOptions.can_view_session`, asked about each session, or else the default rule; whoever is let in to do something
+else by a callable of the project sees no more for it.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.apps import apps
@@ -27,6 +31,7 @@ from . import keys, store
 from .locality import Facts, origin_allowed, why_not_local
 from .models.key import Scope, digest_of
 from .quotas import Who, address_of_request, check_guess, identity_behind, note_valid
+from .tasks import shared
 from .utils.headers import find_cookie
 
 if TYPE_CHECKING:
@@ -58,6 +63,9 @@ class Action(Enum):
         self.words = words
 
 
+ALL_PERMISSIONS = tuple(action.permission for action in Action)
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Somebody who proved who they are, and which of the permissions that were asked about they have."""
@@ -69,6 +77,19 @@ class Identity:
     """The API key that proved it; then the permissions are those that its scopes stand for."""
 
 
+class Session(Protocol):
+    """What decides whether somebody may see a session."""
+
+    @property
+    def id(self) -> Any: ...
+
+    @property
+    def call_id(self) -> str: ...
+
+    @property
+    def started_by_id(self) -> Any: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """The outcome for somebody who may do what they asked for."""
@@ -76,17 +97,50 @@ class Access:
     user_id: Any = None
     name: str = ""
     """For the history of a session, not for decisions."""
-    sees_all: bool = True
+    sees_all: bool = False
     """Otherwise only the sessions that they started themselves; the others do not exist for them."""
     source: str = "api"
     """Where a session that they start comes from."""
+    view: Rule | None = None
+    """The project's own rule for viewing, which then says what else they see; `sees_all` does not count."""
 
-    def sees(self, started_by_id: Any) -> bool:
-        return self.sees_all or (self.user_id is not None and started_by_id == self.user_id)
+    def owns(self, started_by_id: Any) -> bool:
+        return self.user_id is not None and started_by_id == self.user_id
+
+    async def sees(self, request: HttpRequest, session: Session) -> bool:
+        """Whether they may see that session: their own, and what the rule for viewing shows them."""
+        if self.view is None or self.owns(session.started_by_id):
+            return self.sees_all or self.owns(session.started_by_id)
+        provide_user(request)
+        try:
+            await self.view.ask(request, call_id=session.call_id, session_id=str(session.id))
+        except HttpError:
+            return False
+        return True
+
+    @property
+    def sees_every_call(self) -> bool:
+        """Whether no call can be hidden from them, whatever is on it."""
+        return self.sees_all and self.view is None
+
+    async def sees_call(self, request: HttpRequest, sessions: Collection[Session]) -> bool:
+        """Whether a call with these live sessions is open to them: they see every one, or one is their own.
+
+        That one hears the whole call, and is theirs to read.
+        """
+        if self.sees_every_call or any(self.owns(session.started_by_id) for session in sessions):
+            return True
+        if len(sessions) >= store.MOST_ON_CALL:
+            return False  # there may be more, which were not looked at
+        for session in sessions:
+            if not await self.sees(request, session):
+                return False
+        return True
 
 
-_LOCAL = Access(name="local")
-_BY_RULE = Access(name="api")
+_LOCAL = Access(name="local", sees_all=True)
+_BY_RULE = Access(name="api", sees_all=True)
+"""Of somebody whom a callable let in, which was asked about that very session."""
 
 
 async def authorize(
@@ -117,35 +171,36 @@ async def authorize(
         await rule.ask(request, call_id=call_id, session_id=session_id, body=body)
         if action is not Action.START:
             return _BY_RULE
-        return await _starter(request)
+        return await _starter(request, runner)
 
+    view = rule_for(runner, Action.VIEW)
     if keys.bearer(request) is not None:
-        return await _by_key(request, action)
+        return replace(await _by_key(request, action), view=view)
     problem = why_not_local(Facts.of(request), runner)
     # On the hot path, a local read, the cookie does not matter; a start keeps who asked for it.
     if problem is None and action is not Action.START:
-        return _LOCAL
+        return _LOCAL if view is None else replace(_LOCAL, view=view)
     who = await identify(request, (action.permission, VIEW_ALL))
     if problem is None:
-        return Access(user_id=who.user_id, name=who.name) if who is not None else _LOCAL
+        return replace(_LOCAL if who is None else Access(who.user_id, who.name, sees_all=True), view=view)
     if who is None:
         raise HttpError(401, f"Sign in, or send an API key, to {action.words}{problem}")
     _check_cookie_origin(request, runner.options)
     # Everybody who is signed in may view what they started themselves.
     if action is not Action.VIEW and action.permission not in who.permissions:
         raise HttpError(403, f"You need the permission {action.permission} to {action.words}")
-    return Access(user_id=who.user_id, name=who.name, sees_all=VIEW_ALL in who.permissions)
+    return Access(who.user_id, who.name, sees_all=VIEW_ALL in who.permissions, view=view)
 
 
-async def _starter(request: HttpRequest) -> Access:
-    """Return who starts a session that a callable of `ServeOptions` let them start."""
-    try:
-        who = await identify(request, ())
-    except HttpError:
-        who = await _by_cookie(request, ())  # the token means something to the callable, and nothing here
+async def _starter(request: HttpRequest, runner: Runner) -> Access:
+    """Return who starts a session that a callable of `ServeOptions` let them start, and what else they see."""
+    view = rule_for(runner, Action.VIEW)
+    who = await identify_leniently(request, (VIEW_ALL,))
+    is_local = keys.bearer(request) is None and why_not_local(Facts.of(request), runner) is None
     if who is None:
-        return _BY_RULE
-    return Access(user_id=who.user_id, name=who.name, source=who.key.source if who.key else _BY_RULE.source)
+        return Access(name=_BY_RULE.name, sees_all=is_local, view=view)
+    source = who.key.source if who.key else _BY_RULE.source
+    return Access(who.user_id, who.name, sees_all=is_local or VIEW_ALL in who.permissions, source=source, view=view)
 
 
 async def _by_key(request: HttpRequest, action: Action) -> Access:
@@ -271,12 +326,26 @@ async def _by_cookie(request: HttpRequest, permissions: tuple[str, ...]) -> Iden
     key = _session_key(request)
     if key is None:
         return None
+    since = judged_since(request)
+    if since is not None:  # who is asked about again was let in once
+        look = partial(store.read, _user_of_session, key, ALL_PERMISSIONS)
+        who: Identity | None = await shared(("user", key), since, look)
+        return who and replace(who, permissions=who.permissions.intersection(permissions))
     digest = digest_of(key)
     check_guess(digest, address_of_request(request))
     found = await store.read(_user_of_session, key, permissions)
     if found is not None:
         note_valid(digest, f"user:{found.user_id}")
     return found
+
+
+async def identify_leniently(request: HttpRequest, permissions: Iterable[str]) -> Identity | None:
+    """`identify` where a callable of the project decides: a token may mean something to it, and nothing here."""
+    wanted = tuple(permissions)
+    try:
+        return await identify(request, wanted)
+    except HttpError:
+        return await _by_cookie(request, wanted)
 
 
 def who_asks(request: HttpRequest, access: Access) -> Who:
@@ -370,6 +439,17 @@ def provide_user(request: HttpRequest) -> None:
 
     request.user = SimpleLazyObject(user)  # type: ignore[assignment]
     request.auser = auser
+
+
+# Asking again
+
+
+def judged_since(request: HttpRequest) -> float | None:
+    """Return since when (monotonic) an answer may be known that this request is judged by; None: nobody shares it.
+
+    Whoever is judged again and again, as people on a call are, sets ``request.judged_since``.
+    """
+    return getattr(request, "judged_since", None)
 
 
 # Origin

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from . import store
 from .conf import get_settings
-from .dispatch import insert_queued
 from .exceptions import (
     MaxConcurrentSessionsExceeded,
     MaxSessionsExceeded,
@@ -63,6 +62,7 @@ async def place(
     *,
     but: uuid.UUID | None = None,
     refused: RunnerError | None = None,
+    visible: store.Visible | None = None,
     **values: Any,
 ) -> AgentSession:
     """Have another worker than ``but`` start a session, and return its row when its agent is built and joins.
@@ -71,10 +71,12 @@ async def place(
 
     Args:
         refused: What to raise where no worker has room; None for the limit's own error.
+        visible: What whoever asks may see, if not all.
         values: As for `AgentLauncher.start_session`.
 
     Raises:
         InvalidInput: nothing was created.
+        CallHidden: a session is live on the call which is not ``visible``; nothing was created.
         NoWorker: no worker that hosts the agent takes sessions, and ``refused`` is None.
         SessionLimitExceeded: no worker has room, or a limit over all workers is reached; nothing is left of it.
         StartFailed, StartTimeout: the agent could not be built.
@@ -82,14 +84,17 @@ async def place(
     row = launcher.new_row(call_id, call_type, **values)
     row.status = SessionStatus.QUEUED
     row.priority = PRIORITIES[-1]
-    placement = _Placement(row, but, refused)
+    placement = _Placement(row, but, refused, visible)
     await placement.check_room()
     return await asyncio.shield(spawn(placement.run(), name=f"place-{row.pk}"))
 
 
 class _Placement:
-    def __init__(self, row: AgentSession, but: uuid.UUID | None, refused: RunnerError | None) -> None:
+    def __init__(
+        self, row: AgentSession, but: uuid.UUID | None, refused: RunnerError | None, visible: store.Visible | None
+    ) -> None:
         self._row = row
+        self._visible = visible
         self._but = but
         self._no_worker = refused
         self._full = refused or MaxConcurrentSessionsExceeded("Reached maximum number of concurrent sessions")
@@ -116,7 +121,7 @@ class _Placement:
         undo = self._listen()
         try:
             try:
-                await store.write(insert_queued, self._row)
+                await store.enqueue(self._row, self._visible)
                 await self._until_claimed(time.monotonic() + timeout)
             except store.DATABASE_ERRORS:
                 # It may be queued, or even taken by now, and nobody is told of it.

@@ -27,6 +27,7 @@ from django.utils import timezone
 
 from .conf import get_settings
 from .exceptions import (
+    CallHidden,
     MaxConcurrentSessionsExceeded,
     MaxSessionsExceeded,
     MaxSessionsPerCallExceeded,
@@ -263,27 +264,106 @@ class Limits:
         return any(limit is not None for limit in (self.per_call, self.per_agent, self.per_user, self.in_all))
 
 
-async def admit(session: AgentSession, limits: Limits) -> None:
+@dataclass(frozen=True, slots=True)
+class Visible:
+    """What somebody may see who does not see all: a call with another session is closed to their starts.
+
+    A session hears the whole call, and is read by who started it. So nobody starts one on a call that has a live
+    session which is hidden from them, unless another one there is theirs, which hears it anyway.
+    """
+
+    user_id: Any = None
+    """Whose sessions are theirs; None: nobody's."""
+    known: frozenset[uuid.UUID] = frozenset()
+    """Others that they may see."""
+
+
+class OnCall(NamedTuple):
+    """A session that is on a call."""
+
+    id: uuid.UUID
+    call_id: str
+    started_by_id: Any
+
+
+MOST_ON_CALL = 200
+"""Sessions that `present_on` finds; nobody is asked whether somebody may see so many."""
+
+
+async def present_on(call_type: str, call_id: str) -> list[OnCall]:
+    """Return the sessions that are on a call, also those that wait for a worker: no more than `MOST_ON_CALL`."""
+    return await read(_present_on, call_type, call_id)
+
+
+def _present_on(call_type: str, call_id: str) -> list[OnCall]:
+    # Where there are replicas, one that lags would hide the session that matters: the newest.
+    rows = AgentSession.objects.using(router.db_for_write(AgentSession)).present().on_call(call_type, call_id)
+    return [OnCall(*row) for row in rows.order_by().values_list("pk", "call_id", "started_by_id")[:MOST_ON_CALL]]
+
+
+async def admit(session: AgentSession, limits: Limits, visible: Visible | None = None) -> None:
     """Insert the row of a new session if the limits allow it, or raise and insert nothing.
 
+    ``visible`` is what whoever starts it may see; None: all.
+
     Raises:
+        CallHidden: there is a session on the call which they may not see.
         MaxConcurrentSessionsExceeded: the launcher's limit on this worker is reached.
         MaxSessionsPerCallExceeded, MaxSessionsExceeded: a limit over all workers is reached.
     """
-    await write(_admit, session, limits)
+    await write(_admit, session, limits, visible)
 
 
-def _admit(session: AgentSession, limits: Limits) -> None:
+def _admit(session: AgentSession, limits: Limits, visible: Visible | None) -> None:
     def attempt() -> None:
         with transaction.atomic(using=router.db_for_write(AgentSession)):
-            _check_limits(session, limits)
+            _check_limits(session, limits, visible)
             session.insert()
 
     _try_again_after_deadlock(attempt)
 
 
-def _check_limits(session: AgentSession, limits: Limits) -> None:
-    """Raise if one more session would be too many. What is found stays true until the transaction ends."""
+async def enqueue(session: AgentSession, visible: Visible | None = None) -> None:
+    """Insert a row that is queued.
+
+    Raises:
+        CallHidden: as `admit`.
+    """
+    await write(_enqueue, session, visible)
+
+
+def _enqueue(session: AgentSession, visible: Visible | None) -> None:
+    from .dispatch import insert_queued
+
+    def attempt() -> None:
+        with transaction.atomic(using=router.db_for_write(AgentSession)):
+            if visible is not None:
+                Slot.objects.take([_slot_of_call(session)])
+                _check_visible(session, visible)
+            insert_queued(session)
+
+    _try_again_after_deadlock(attempt)
+
+
+def _slot_of_call(session: AgentSession) -> tuple[str, str]:
+    return "call", call_key(session.call_type, session.call_id)
+
+
+def _check_visible(session: AgentSession, visible: Visible) -> None:
+    """Raise if a session is hidden from whoever starts this one. The call's slot is taken."""
+    rows = AgentSession.objects.using(router.db_for_write(AgentSession)).present()
+    there = dict(rows.on_call(session.call_type, session.call_id).values_list("pk", "started_by_id"))
+    if visible.user_id is not None and visible.user_id in there.values():
+        return
+    if not there.keys() <= visible.known:
+        raise CallHidden("You may not see every session of this call, so you may not start one on it")
+
+
+def _check_limits(session: AgentSession, limits: Limits, visible: Visible | None = None) -> None:
+    """Raise if one more session would be too many, or one is hidden from whoever starts it.
+
+    What is found stays true until the transaction ends.
+    """
     there = AgentSession.objects.occupying()
     worker_id, user_id = session.worker_id, session.started_by_id
     assert worker_id is not None
@@ -297,7 +377,7 @@ def _check_limits(session: AgentSession, limits: Limits) -> None:
         ),
         (
             limits.per_call,
-            ("call", call_key(session.call_type, session.call_id)),
+            _slot_of_call(session),
             there.on_call(session.call_type, session.call_id),
             MaxSessionsPerCallExceeded,
             "sessions for this call",
@@ -318,7 +398,10 @@ def _check_limits(session: AgentSession, limits: Limits) -> None:
         ),
         (limits.in_all, ("all", ""), there, MaxSessionsExceeded, "sessions on all workers"),
     ]
-    Slot.objects.take(slot for limit, slot, *_ in checks if limit is not None)
+    slots = [slot for limit, slot, *_ in checks if limit is not None]
+    Slot.objects.take(slots if visible is None else [*slots, _slot_of_call(session)])
+    if visible is not None:
+        _check_visible(session, visible)
     for limit, _, counted, error, what in checks:
         if limit is not None and counted.count() >= limit:
             raise error(f"Reached maximum number of {what} ({limit})")

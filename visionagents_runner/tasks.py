@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -31,3 +32,30 @@ async def wait_for_any(task: asyncio.Task[Any], *until: asyncio.Event, timeout: 
     finally:
         for event in events:
             event.cancel()
+
+
+_looks: dict[Hashable, tuple[float, asyncio.Task[Any]]] = {}
+_MOST_LOOKS = 1024
+
+
+async def shared(key: Hashable, since: float, look: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Return what ``look()`` returns, or what it did for somebody else, if that began at ``since`` or later.
+
+    ``since`` is in monotonic seconds. So the many who are judged at one moment cost one look for each thing that they
+    have in common.
+    """
+    began, task = _looks.pop(key, (0.0, None))
+    if task is None or began < since or (task.done() and (task.cancelled() or task.exception() is not None)):
+        began, task = time.monotonic(), spawn(look(), name="visionagents-look")
+        task.add_done_callback(_take_note)
+    _looks[key] = began, task
+    while len(_looks) > _MOST_LOOKS:
+        del _looks[next(iter(_looks))]
+    # Who asked first may go away; the others still want to know.
+    return await asyncio.shield(task)
+
+
+def _take_note(task: asyncio.Task[Any]) -> None:
+    """Nobody may be waiting for it any more: that is no "exception never retrieved"."""
+    if not task.cancelled():
+        task.exception()

@@ -1,7 +1,8 @@
 """Join tokens: signed invitations to one call, for people without an account. Nothing is stored.
 
-A token counts until it expires and as long as its session lives: whoever takes one must look at the session too
-(`signalling.access` does). Who has joined stays until the session ends, also when the token expires meanwhile.
+A token counts until it expires, as long as its session lives, and as long as whoever started that may be on the call:
+whoever takes one must look at that too (`signalling.access` does). Who has joined stays until the session ends, also
+when the token expires meanwhile.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class JoinToken:
     name: str
     """What its bearer is called on the call; "" lets them say it themselves."""
     expires_at: datetime
+    has_maker: bool = False
+    """Whether the session was started by a user, who may be gone meanwhile."""
 
 
 def make_join_token(
@@ -64,7 +67,8 @@ def make_join_token(
     seconds = get_settings().JOIN_TOKEN_SECONDS if expires_in is None else expires_in
     if not 1 <= seconds <= MAX_TOKEN_SECONDS:
         raise InvalidInput("expires_in", f"must be from 1 to {MAX_TOKEN_SECONDS} seconds, not {seconds:g}")
-    payload = [str(session.id), session.call_type, session.call_id, role, name, int(time.time() + seconds)]
+    has_maker = session.started_by_id is not None
+    payload = [str(session.id), session.call_type, session.call_id, role, name, int(time.time() + seconds), has_maker]
     return signing.dumps(payload, salt=_SALT)
 
 
@@ -76,9 +80,10 @@ def read_join_token(token: str) -> JoinToken:
     """
     try:
         payload: Any = signing.loads(token, salt=_SALT)
-        session_id, call_type, call_id, role, name, expires = payload
+        session_id, call_type, call_id, role, name, expires, *more = payload
     except (signing.BadSignature, ValueError, TypeError):
         raise VoidToken("This invitation is not valid: ask for a new one") from None
     if expires <= time.time():
         raise VoidToken("This invitation has expired: ask for a new one")
-    return JoinToken(session_id, call_type, call_id, role, name, datetime.fromtimestamp(expires, UTC))
+    expires_at = datetime.fromtimestamp(expires, UTC)
+    return JoinToken(session_id, call_type, call_id, role, name, expires_at, has_maker=more[:1] == [True])

@@ -17,8 +17,8 @@ from tests.feeds.conftest import ask, cookie, feed, feed_list
 from tests.keys.fixtures import make_key
 from tests.signalling.conftest import Serve, Server
 from visionagents_runner import ServeOptions, keys, store
-from visionagents_runner.feeds import viewer as viewers
 from visionagents_runner.models import KINDS_WITHOUT_WORDS, EndReason, EventLine, SessionEvent
+from visionagents_runner.signalling import recheck
 
 ORIGIN = "http://localhost:8000"
 
@@ -33,7 +33,7 @@ def by_key(plain: str) -> dict[str, Any]:
 
 @pytest.fixture
 def quick_rechecks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(viewers, "RECHECK_SECONDS", 0.1)
+    monkeypatch.setattr(recheck, "RECHECK_SECONDS", 0.1)
 
 
 async def talk(server: Server) -> Any:

@@ -312,7 +312,7 @@ async def test_a_callable_replaces_the_rule_and_may_ask_for_the_key(serve: Serve
     assert (await present(serving, "made-up").get("/sessions")).status == 401
     # Its start rule lets everybody in: who had a key is recorded, and a token of another kind is its own business.
     for client, source in ((viewer, "api key va_"), (present(serving, "header.payload.signature"), "api")):
-        session = await AgentSession.objects.aget(pk=await start(client))
+        session = await AgentSession.objects.aget(pk=await start(client, f"call of {source}"))
         assert session.source.startswith(source)
         assert (session.started_by_id is None) == (source == "api")
 

@@ -49,6 +49,14 @@ async with AgentLauncher(create_agent, join_call) as launcher:
                 session.agent.edge.events.subscribe(on_audio)
                 sessions[call_id] = session
                 say(session.id)
+            case ["start_for", call_id, user_id, *source]:
+                session = await launcher.start_session(
+                    call_id, started_by_id=int(user_id) or None, source=(source or ["code"])[0]
+                )
+                while session.agent.edge.room is None:
+                    await asyncio.sleep(0.01)
+                sessions[session.id] = session
+                say(session.id)
             case ["slowly", seconds]:
                 delay = float(seconds)
                 say("slow")

@@ -135,10 +135,12 @@ async def test_a_call_with_a_session_that_they_may_not_see_is_closed_to_them(ser
     server = await serve()
     how, user = await as_user(server, "start_agentsession")
     _, other = await as_user(server, name="other")
-    await server.start(started_by_id=user.pk)
-    async with server.socket(**how) as socket:
-        await socket.hello()
+    mine = await server.start(started_by_id=user.pk)
     await server.start(started_by_id=other.pk)
+    async with server.socket(**how) as socket:
+        await socket.hello()  # nobody is locked out of a call whose session is their own
+    mine.request_close()
+    await mine.wait_ended()
     assert await refusal(server, **how) == ("not_allowed", 4403)
     how, _ = await as_user(server, "start_agentsession", "view_agentsession", name="viewer of all")
     async with server.socket(**how) as socket:
@@ -159,10 +161,12 @@ async def test_who_may_view_and_read_what_is_said_listens(serve: Serve) -> None:
 async def test_who_started_a_session_and_may_read_what_is_said_listens_to_that_one(serve: Serve) -> None:
     server = await serve()
     how, user = await as_user(server, "view_transcript")
-    await server.start(started_by_id=user.pk)
+    mine = await server.start(started_by_id=user.pk)
+    await server.start()
     async with server.socket(**how) as socket:
         assert (await socket.hello())["role"] == "listener"
-    await server.start()
+    mine.request_close()
+    await mine.wait_ended()
     assert await refusal(server, **how) == ("not_allowed", 4403)
 
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.http import HttpRequest
 
 from .. import store
-from ..exceptions import MaxConcurrentSessionsExceeded, NoWorker, RunnerError
+from ..exceptions import CallHidden, MaxConcurrentSessionsExceeded, NoWorker, RunnerError
 from ..permissions import Access
 from ..placing import place
 from ..runner import Runner
 from ..session import LiveSession
+from ..tokens import make_join_token
 from ..worker import ensure_worker
 from .errors import start_error
 from .found import Found
 from .paths import scope_of
 from .schemas import StartCallSession
+
+if TYPE_CHECKING:
+    from ..launcher import AgentLauncher
+
+
+_MOST_ASKED = 3
+"""How often the project's rule is asked about a call on which sessions start all the time."""
 
 
 async def start(request: HttpRequest, runner: Runner, call_id: str, body: StartCallSession, access: Access) -> Found:
@@ -25,7 +33,7 @@ async def start(request: HttpRequest, runner: Runner, call_id: str, body: StartC
     The start does not depend on the client: one that goes away leaves a session that can be found and closed.
 
     Raises:
-        APIError: 422, 429, 500 or 503.
+        APIError: 403 where a session of the call is hidden from them, 422, 429, 500 or 503.
     """
     try:
         launcher = runner.launcher(body.agent)
@@ -34,30 +42,72 @@ async def start(request: HttpRequest, runner: Runner, call_id: str, body: StartC
             "started_by_id": access.user_id,
             "source": access.source,
         }
-        if scope_of(request) is None:
+        for _ in range(_MOST_ASKED):
+            visible = await _visible(request, access, body.call_type, call_id)
             try:
-                return await place(launcher, call_id, body.call_type, **values)
-            except NoWorker as error:
-                raise NoWorker(
-                    f"{error}. Agents cannot run under WSGI: start `python manage.py serveagents` beside it",
-                    retry_after=60,
-                ) from None
-        worker = await ensure_worker(runner)
-        refused: RunnerError | None = worker.not_ready_reason()
-        if refused is None:
-            try:
-                return await launcher.start_session(call_id, body.call_type, **values)
-            except MaxConcurrentSessionsExceeded as full:
-                refused = full
-        else:
-            worker.instruments.refused(launcher.name)
-            if not worker.only_overloaded:
-                raise refused
-        session = await place(launcher, call_id, body.call_type, but=worker.id, refused=refused, **values)
-        worker.instruments.placed(launcher.name)
-        return session
+                return await _start(request, runner, launcher, call_id, body.call_type, visible=visible, **values)
+            except CallHidden as error:
+                hidden = error
+                if access.view is None:
+                    break
+                # Another session came meanwhile, and only the project's rule can tell whether they may see it.
+        raise hidden
     except Exception as error:
         raise start_error(error) from error
+
+
+async def _visible(request: HttpRequest, access: Access, call_type: str, call_id: str) -> store.Visible | None:
+    """Return what they may see of a call, None for all that ever comes.
+
+    Raises:
+        CallHidden: it has a session that they may not see.
+    """
+    if access.sees_every_call:
+        return None
+    if access.view is None:
+        return store.Visible(access.user_id)  # the database can tell, while it keeps others from starting
+    sessions = await store.present_on(call_type, call_id)
+    if not await access.sees_call(request, sessions):
+        raise CallHidden("You may not see every session of this call, so you may not start one on it")
+    return store.Visible(access.user_id, frozenset(session.id for session in sessions))
+
+
+async def _start(
+    request: HttpRequest, runner: Runner, launcher: AgentLauncher, call_id: str, call_type: str, **values: Any
+) -> Found:
+    if scope_of(request) is None:
+        try:
+            return await place(launcher, call_id, call_type, **values)
+        except NoWorker as error:
+            raise NoWorker(
+                f"{error}. Agents cannot run under WSGI: start `python manage.py serveagents` beside it",
+                retry_after=60,
+            ) from None
+    worker = await ensure_worker(runner)
+    refused: RunnerError | None = worker.not_ready_reason()
+    if refused is None:
+        try:
+            return await launcher.start_session(call_id, call_type, **values)
+        except MaxConcurrentSessionsExceeded as full:
+            refused = full
+    else:
+        worker.instruments.refused(launcher.name)
+        if not worker.only_overloaded:
+            raise refused
+    session = await place(launcher, call_id, call_type, but=worker.id, refused=refused, **values)
+    worker.instruments.placed(launcher.name)
+    return session
+
+
+def own_invitation(session: Found, access: Access) -> dict[str, str]:
+    """Return the answer's key by which somebody whom nothing identifies can join the call of what they started.
+
+    By what they may see, the session would be hidden from them: it is nobody's, and another request of theirs shows
+    nothing that this one has not shown.
+    """
+    if access.sees_all or access.user_id is not None:
+        return {}
+    return {"invitation": make_join_token(session)}
 
 
 async def close(found: Found, access: Access) -> None:

@@ -11,7 +11,7 @@ from .. import store
 from ..exceptions import InvalidInput
 from ..identifiers import clean_call_part
 from ..permissions import Access, Action, authorize
-from .actions import close, start
+from .actions import close, own_invitation, start
 from .bodies import authorize_and_parse
 from .errors import Unprocessable, answer, json_response
 from .found import Found, began, find_on_call, measured
@@ -39,7 +39,7 @@ async def start_call_session(request: HttpRequest, call_id: str) -> HttpResponse
         request, Action.START, StartCallSession, default={}, call_id=call_id, share="starts"
     )
     session = await start(request, runner_of(request), call_id, body, access)
-    return json_response(_describe(session), 201)
+    return json_response({**_describe(session), **own_invitation(session, access)}, 201)
 
 
 @operation(

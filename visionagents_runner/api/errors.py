@@ -20,6 +20,7 @@ from ninja.errors import HttpError, ValidationError
 
 from ..exceptions import (
     AgentNotFound,
+    CallHidden,
     InvalidInput,
     MaxConcurrentSessionsExceeded,
     MaxSessionsPerCallExceeded,
@@ -98,6 +99,8 @@ def start_error(error: Exception) -> APIError:
             return Unprocessable("body", error.field, error.message)
         case AgentNotFound():
             return Unprocessable("body", "agent", well_formed(str(error)))
+        case CallHidden():
+            return APIError(403, str(error))
         case MaxConcurrentSessionsExceeded():
             return _too_many("Reached maximum number of concurrent sessions")
         case MaxSessionsPerCallExceeded():

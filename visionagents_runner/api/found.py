@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime
+from functools import partial
 from math import isfinite
 from typing import Any, TypeAlias
 
@@ -12,8 +13,9 @@ from django.http import HttpRequest
 from .. import store
 from ..conf import get_settings
 from ..models import AgentSession, SessionStatus
-from ..permissions import Access
+from ..permissions import Access, judged_since
 from ..session import LiveSession
+from ..tasks import shared
 from ..worker import current_worker
 from .errors import session_not_found
 from .paths import scope_of
@@ -41,7 +43,12 @@ async def find(request: HttpRequest, session_id: str) -> Found | None:
         return None
     if str(key) != session_id.lower():  # braces, "urn:uuid:" and the like
         return None
-    return live_session(request, str(key)) or await store.get_session(key)
+    if (session := live_session(request, str(key))) is not None:
+        return session
+    since = judged_since(request)
+    if since is None:
+        return await store.get_session(key)
+    return await shared(("session", str(key)), since, partial(store.get_session, key))
 
 
 async def find_visible(request: HttpRequest, session_id: str, access: Access) -> Found:
@@ -51,7 +58,7 @@ async def find_visible(request: HttpRequest, session_id: str, access: Access) ->
         APIError: 404, alike for a session that they may not see and for one that does not exist.
     """
     found = await find(request, session_id)
-    if found is None or not access.sees(found.started_by_id):
+    if found is None or not await access.sees(request, found):
         raise session_not_found(session_id)
     return found
 
@@ -95,11 +102,11 @@ def describe(found: Found) -> dict[str, Any]:
     }
 
 
-async def detail(found: Found, access: Access) -> dict[str, Any]:
+async def detail(request: HttpRequest, found: Found, access: Access) -> dict[str, Any]:
     """Return the keys of `schemas.SessionDetail`, but for its cost. Only one that is lost takes a query."""
     row = found.row if isinstance(found, LiveSession) else found
     successor = await store.read(restarted_as, row) if found.status == SessionStatus.LOST else None
-    seen = successor is not None and access.sees(successor.started_by_id)
+    seen = successor is not None and await access.sees(request, successor)
     return {
         **describe(found),
         "metadata": found.metadata,
@@ -119,7 +126,7 @@ def queued_and_restarted(row: AgentSession) -> dict[str, Any]:
 
 def restarted_as(row: AgentSession) -> AgentSession | None:
     """Return the session that goes on for one that is lost, if there is one. Synchronous, for `store.read`."""
-    return AgentSession.objects.filter(restart_of=row.pk).only("started_by_id").first()
+    return AgentSession.objects.filter(restart_of=row.pk).only("call_id", "started_by_id").first()
 
 
 def began(found: Found) -> str | None:

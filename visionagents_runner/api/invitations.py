@@ -7,6 +7,7 @@ from functools import partial
 from django.http import HttpRequest, HttpResponse
 from ninja import Router
 
+from .. import store
 from ..callpage import find_base, page_path
 from ..models import SessionStatus
 from ..permissions import Action, authorize
@@ -36,13 +37,16 @@ async def invite(request: HttpRequest, session_id: str) -> HttpResponse:
     """Whoever has the token may join the call without an account, until it expires or the session ends."""
     runner = runner_of(request)
     find_call_id = partial(call_of, request, session_id)
-    await authorize(request, runner, Action.START, session_id=session_id, find_call_id=find_call_id)
+    starter = await authorize(request, runner, Action.START, session_id=session_id, find_call_id=find_call_id)
     access = await authorize(request, runner, Action.VIEW, session_id=session_id, find_call_id=find_call_id)
     take_share(request, access, "invitations")
     body = await parse_body(request, Invite, default={})
     session = await find_visible(request, session_id, access)
     if session.ended_at is not None or session.status == SessionStatus.CLOSING:
         raise APIError(409, "The session has ended: nobody can be invited to it any more")
+    # Whoever has the token hears the whole call, and so might whoever asks for it.
+    if not await starter.sees_call(request, await store.present_on(session.call_type, session.call_id)):
+        raise APIError(403, "You may not see every session of this call, so you may not invite anybody to it")
     token = make_join_token(session, role=body.role, name=body.name, expires_in=body.expires_in)
     expires_at = iso(read_join_token(token).expires_at)
     base = find_base(request, request.path_info[request.path_info.rindex("sessions/") :])

@@ -159,6 +159,10 @@ class SessionDetail(SessionInfo):
 
 class SessionStarted(SessionDetail):
     started_at: Time = Field(description="When the agent was built and its join began.")
+    invitation: str | None = Field(
+        default=None,
+        description="A token to join the call by, for who is allowed to start by a rule of the project, and not known.",
+    )
 
 
 class SessionList(Schema):

@@ -10,7 +10,7 @@ from ninja.errors import HttpError
 
 from .. import store
 from ..permissions import Access, Action, authorize
-from .actions import close, start
+from .actions import close, own_invitation, start
 from .bodies import authorize_and_parse
 from .errors import answer, json_response
 from .found import call_of, detail, find_visible, priced
@@ -41,7 +41,7 @@ async def start_session(request: HttpRequest) -> HttpResponse:
     """Answers when the agent is built and its join has begun."""
     access, body = await authorize_and_parse(request, Action.START, StartSession, share="starts")
     session = await start(request, runner_of(request), body.call_id, body, access)
-    return json_response(await detail(session, access), 201)
+    return json_response({**await detail(request, session, access), **own_invitation(session, access)}, 201)
 
 
 @operation(
@@ -73,7 +73,7 @@ async def get_session(request: HttpRequest, session_id: str) -> HttpResponse:
     cost = priced(found)
     if cost and not await _may_see_numbers(request, session_id):
         cost = {}
-    return json_response({**await detail(found, access), **cost})
+    return json_response({**await detail(request, found, access), **cost})
 
 
 @operation(

@@ -11,7 +11,7 @@ from .call import BrowserCall
 from .connection import BrowserConnection
 from .conversation import RoomConversation
 from .custom import BrowserCustomEvent
-from .room import Room
+from .room import Room, find_room
 from .video import VideoFeed
 from .voice import AgentVoice
 
@@ -44,11 +44,13 @@ class BrowserEdge(EdgeTransport[BrowserCall]):
         return BrowserCall(call_type=call_type, id=call_id)
 
     async def join(self, agent: Agent, call: BrowserCall, **kwargs: Any) -> BrowserConnection:
-        """Let the agent into the room, which opens if it is the first.
+        """Let the agent into the room, which opens if it is the first. Who may not hear it has left by then.
 
         Raises:
             RuntimeError: this edge is in a room already.
         """
+        if self.connection is None and (room := find_room(call.call_type, call.id)) is not None:
+            await room.vet()
         if self.connection is not None:
             raise RuntimeError("This BrowserEdge is in a room already: give every agent an edge of its own")
         self.connection = BrowserConnection(agent, call, self.events)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vision_agents.core.edge.types import Participant
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from .room import Room
 
 INBOX_SIZE = 512
+
+Vet: TypeAlias = Callable[[float], Coroutine[Any, Any, None]]
+"""``await vet(since)`` judges whether somebody may be there with an agent that is about to come. If not, it has them
+leave, and tells them why. ``since`` (monotonic) is when that was first asked."""
 
 
 class Person:
@@ -32,6 +37,7 @@ class Person:
         name: str,
         *,
         may_speak: bool = True,
+        vet: Vet | None = None,
         inbox_size: int = INBOX_SIZE,
     ) -> None:
         self.room = room
@@ -39,6 +45,8 @@ class Person:
         self.name = name
         self.may_speak = may_speak
         """False for a listener, who hears and sees everything and is not heard."""
+        self.vet = vet
+        """None: they may be there with any agent."""
 
         self.muted = False
         self.dropped = 0

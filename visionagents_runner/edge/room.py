@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import uuid
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from vision_agents.core.edge.types import Participant, TrackType
 
 from ..conf import get_settings
+from ..tasks import spawn
 from ..utils.text import looks_like
 from .bounds import custom_event
 from .events import CustomEvent, Presence, RoomEvent, Words
-from .people import INBOX_SIZE, Person
+from .people import INBOX_SIZE, Person, Vet
 from .pump import Pump
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
     from .connection import BrowserConnection
     from .video import VideoFeed, VideoRelay
+
+VET_SECONDS = 4.0
+"""How long an agent waits for those in the room to be judged; who is not by then has to leave."""
 
 _rooms: dict[tuple[str, str], Room] = {}
 
@@ -46,17 +51,20 @@ def join_room(
     *,
     name: str = "",
     may_speak: bool = True,
+    vet: Vet | None = None,
     inbox_size: int = INBOX_SIZE,
 ) -> Person:
     """Let somebody into the room of a call, which opens if they are the first.
 
     ``user_id`` need not be unique: one user may be there twice, as two people. Without ``may_speak`` they hear and see
-    everything, and whatever they send is refused.
+    everything, and whatever they send is refused. ``vet`` is asked before each agent comes, None of whom anybody may be
+    there with.
 
     Raises:
         RoomFull: ``MAX_PEOPLE_PER_CALL`` are there.
     """
-    return room_of(call_type, call_id).join(user_id, name=name, may_speak=may_speak, inbox_size=inbox_size)
+    room = room_of(call_type, call_id)
+    return room.join(user_id, name=name, may_speak=may_speak, vet=vet, inbox_size=inbox_size)
 
 
 def find_room(call_type: str, call_id: str) -> Room | None:
@@ -116,7 +124,15 @@ class Room:
 
     # People
 
-    def join(self, user_id: str, *, name: str = "", may_speak: bool = True, inbox_size: int = INBOX_SIZE) -> Person:
+    def join(
+        self,
+        user_id: str,
+        *,
+        name: str = "",
+        may_speak: bool = True,
+        vet: Vet | None = None,
+        inbox_size: int = INBOX_SIZE,
+    ) -> Person:
         """Let somebody in. The agents learn of it at once, the people too.
 
         Raises:
@@ -128,7 +144,7 @@ class Room:
         if len(self._people) >= limit:
             raise RoomFull(f"This call has as many people as it takes ({limit}): try again when somebody has left")
         participant = Participant(original=None, user_id=user_id, id=uuid.uuid4().hex[:16])
-        person = Person(self, participant, name or user_id, may_speak=may_speak, inbox_size=inbox_size)
+        person = Person(self, participant, name or user_id, may_speak=may_speak, vet=vet, inbox_size=inbox_size)
         for connection in self._agents:
             person.deliver(connection.presence(here=True))
             person.deliver(connection.state.told())
@@ -206,6 +222,25 @@ class Room:
             connection.call_ended()
 
     # Agents
+
+    async def vet(self) -> None:
+        """Have everybody judged before an agent comes; who may not be there with it has left when this returns.
+
+        Whoever enters meanwhile has to be judged with it in mind.
+        """
+        vets = {person: person.vet for person in self._people.values() if person.vet is not None}
+        if not vets:
+            return
+        since = time.monotonic()
+        judging = {person: spawn(vet(since), name="room-vet") for person, vet in vets.items()}
+        try:
+            await asyncio.wait(judging.values(), timeout=VET_SECONDS)
+        finally:
+            for task in judging.values():
+                task.cancel()
+        for person, task in judging.items():
+            if not task.done() or task.cancelled() or task.exception() is not None:
+                person.leave()
 
     def attach(self, connection: BrowserConnection) -> None:
         self._check_open()

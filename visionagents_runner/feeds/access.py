@@ -38,14 +38,16 @@ class Sight:
         return self.found.uuid if isinstance(self.found, LiveSession) else self.found.pk
 
 
-async def look_at_session(scope: Mapping[str, Any], runner: Runner, session_id: str) -> Sight:
-    """Return what the client behind ``scope`` may see of a session, now.
+async def look_at_session(
+    scope: Mapping[str, Any], runner: Runner, session_id: str, since: float | None = None
+) -> Sight:
+    """Return what the client behind ``scope`` may see of a session, now; or as it was ``since`` (monotonic) then.
 
     Raises:
         Fatal: nothing; alike for a session that is hidden from them and for one that does not exist.
     """
     async with _refusals():
-        request = HandshakeRequest(scope)
+        request = HandshakeRequest(scope, since)
         find_call_id = partial(call_of, request, session_id)
         access = await authorize(request, runner, Action.VIEW, session_id=session_id, find_call_id=find_call_id)
         found = await find_visible(request, session_id, access)
@@ -53,14 +55,14 @@ async def look_at_session(scope: Mapping[str, Any], runner: Runner, session_id: 
         return Sight(found, words, who_asks(request, access).identity)
 
 
-async def look_at_list(scope: Mapping[str, Any], runner: Runner) -> Access:
-    """Return which sessions the client behind ``scope`` may see, now.
+async def look_at_list(scope: Mapping[str, Any], runner: Runner, since: float | None = None) -> Access:
+    """Return which sessions the client behind ``scope`` may see; ``since`` as for `look_at_session`.
 
     Raises:
         Fatal: none, not even their own.
     """
     async with _refusals():
-        return await authorize(HandshakeRequest(scope), runner, Action.VIEW)
+        return await authorize(HandshakeRequest(scope, since), runner, Action.VIEW)
 
 
 async def _may_read_words(request: HandshakeRequest, runner: Runner, session_id: str) -> bool:

@@ -78,9 +78,9 @@ class ListViewer(FeedViewer):
         hub.enter(self)
         await hub.ready()
 
-    async def _recheck(self) -> None:
+    async def _recheck(self, since: float) -> None:
         before = self.user_id
-        self._access = await access.look_at_list(self._scope, self._runner)
+        self._access = await access.look_at_list(self._scope, self._runner, since)
         if self.user_id != before:
             self._stale = True
             self._news.set()

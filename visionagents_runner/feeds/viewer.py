@@ -7,9 +7,8 @@ remembers while it keeps up, else from the database. So nothing is ever queued f
 from __future__ import annotations
 
 import asyncio
-import random
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from .. import store
 from ..api.found import describe, iso
 from ..models import KINDS_WITHOUT_WORDS, SessionEvent, without_words
 from ..signalling import wire
+from ..signalling.recheck import get_rechecks
 from ..signalling.wire import Code, Fatal
 from ..tasks import spawn
 from . import access, queries
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 UNACKED = 64
 """Messages that may be under way to a viewer."""
-RECHECK_SECONDS = 30.0
-"""How often, about, it is asked again whether a viewer may see what it sees."""
 MAX_SEQ = 2**53
 
 _ROOM = 32
@@ -46,9 +44,11 @@ class FeedViewer(ABC):
         self._scope = scope
         self._runner = runner
         self._tasks: set[asyncio.Task[None]] = set()
+        self._end_rechecks: Callable[[], None] = lambda: None
 
     async def leave(self) -> None:
         """Stop watching; nothing of this viewer is left."""
+        self._end_rechecks()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -91,8 +91,8 @@ class FeedViewer(ABC):
         """Tell the client what happens, to the end."""
 
     @abstractmethod
-    async def _recheck(self) -> None:
-        """Ask again what the client may see.
+    async def _recheck(self, since: float) -> None:
+        """Ask again what the client may see; what was looked up ``since`` is fresh enough.
 
         Raises:
             Fatal: not this, any more.
@@ -101,17 +101,8 @@ class FeedViewer(ABC):
     async def _serve(self) -> None:
         async with asyncio.timeout(_GREETING_SECONDS):
             await self._welcome()
-        self._do(self._keep_checking(), name="recheck")
+        self._end_rechecks = get_rechecks().keep(self._recheck, self._fail)
         await self._follow()
-
-    async def _keep_checking(self) -> None:
-        while True:
-            # Not all at once, where many came at once.
-            await asyncio.sleep(RECHECK_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311
-            try:
-                await self._recheck()
-            except store.DATABASE_ERRORS:
-                continue  # there is nothing to see either, until it answers
 
     def _do(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
         task = spawn(work, name=f"feed-viewer-{name}")
@@ -121,9 +112,12 @@ class FeedViewer(ABC):
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            if isinstance(error, (TimeoutError, *store.DATABASE_ERRORS)):
-                error = Fatal(Code.SERVER_ERROR, "The database does not answer: try again in a moment")
-            self._socket.fail(error)
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if isinstance(error, (TimeoutError, *store.DATABASE_ERRORS)):
+            error = Fatal(Code.SERVER_ERROR, "The database does not answer: try again in a moment")
+        self._socket.fail(error)
 
 
 class SessionViewer(FeedViewer):
@@ -169,8 +163,8 @@ class SessionViewer(FeedViewer):
             }
         )
 
-    async def _recheck(self) -> None:
-        sight = await access.look_at_session(self._scope, self._runner, self._session_id)
+    async def _recheck(self, since: float) -> None:
+        sight = await access.look_at_session(self._scope, self._runner, self._session_id, since)
         if self._words and not sight.words:
             raise Fatal(Code.NOT_ALLOWED, "You may no longer read what was said: connect again to follow the rest")
 

@@ -94,6 +94,11 @@ class AgentSessionQuerySet(models.QuerySet["AgentSession"]):
         # No session ends before it is asked for, and that moment has an index.
         return self.ended().filter(ended_at__lt=then, created_at__lt=then)
 
+    def present(self) -> AgentSessionQuerySet:
+        """Live sessions, but for those dispatched for a time that is still to come: these are on no call yet."""
+        waits = Q(status=SessionStatus.QUEUED, attempts=0)
+        return self.live().filter(~waits | Q(due_at__lte=Now()))
+
     def on_call(self, call_type: str, call_id: str) -> AgentSessionQuerySet:
         return self.filter(call_type=call_type, call_id=call_id)
 

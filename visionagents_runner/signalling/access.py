@@ -1,7 +1,24 @@
-"""Who may join a call, and as what.
+"""Who may be on a call, and as what.
 
-A join token speaks for itself. Without one, whoever may start sessions may join and speak, provided that no session of
-the call is hidden from them; whoever may view its sessions and read what is said may listen. What is refused is
+The rule, for whoever comes without an invitation:
+
+    They may start sessions on the call, to speak, or read transcripts, to listen; and of the sessions that are live on
+    the call they may see every one, or one is their own.
+
+Why the last: a session hears its whole call, and is read by its owner, so nobody is locked out of a call whose session
+is theirs. That nobody buys this right by starting a second session on a call is `store.Visible`'s. What they may see is
+always what the rule for viewing says (`permissions.Access.sees`).
+
+An invitation opens the call only as far as whoever made its session may: its bearer may be there while that session
+lives, and its maker has an active account and may still start sessions, or read transcripts. Who has no name here
+(nobody signed in: code of the project, a local request, somebody whom a callable of `ServeOptions` let in) cannot lose
+a right. An invitation that expires keeps nobody who has joined from staying.
+
+On an empty call there is no session whose rights could protect it: all who may start hear each other.
+
+It is asked when somebody comes, before an agent enters the room that they are in (`edge.room.Room.vet`), when they
+follow a call to another worker, and every few seconds (`recheck`). It is always asked where their WebSocket is, which
+has the request that they came with; another worker that they are relayed to has it asked there. What is refused is
 refused alike whether there is such a call or not.
 """
 
@@ -11,16 +28,22 @@ import logging
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
+from django.db import router
 from ninja.errors import HttpError
 
 from .. import store
+from ..conf import get_settings
 from ..models import AgentSession
-from ..permissions import Access, Action, authorize, identify, rule_for
-from ..tokens import Role, VoidToken, read_join_token
+from ..models.key import AgentKey, Scope
+from ..permissions import Access, Action, authorize, identify_leniently, rule_for
+from ..tasks import shared
+from ..tokens import JoinToken, Role, VoidToken, read_join_token
 from ..worker import current_worker
 from .wire import Code, Fatal
 
@@ -30,8 +53,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MOST_SESSIONS = 100
 _ENDED = "The session that this invitation was for has ended"
+_NOBODYS = "Whoever started the session of this invitation may not be on its call any more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +70,18 @@ class Admission:
     """Whether they may start agents on this call."""
     session_id: str | None = None
     """The session that they were invited to: they leave when it ends. Such guests are told less."""
+    judged: tuple[str, ...] | None = None
+    """The sessions of the call that were looked at; None: whatever comes does not matter."""
 
 
 class HandshakeRequest(ASGIRequest):
-    """A WebSocket's handshake as the request that permission rules take."""
+    """A WebSocket's handshake as the request that permission rules take.
 
-    def __init__(self, scope: Mapping[str, Any]) -> None:
+    ``since``: see `permissions.judged_since`.
+    """
+
+    def __init__(self, scope: Mapping[str, Any], since: float | None = None) -> None:
+        self.judged_since = since
         # CONNECT is what a handshake is over HTTP/2. As no safe method, it needs an Origin where a cookie counts:
         # browsers let the page of any site open a WebSocket, and send the cookie along.
         headers = scope.get("headers", ())
@@ -80,81 +109,107 @@ def _http_scheme(scope: Mapping[str, Any]) -> str:
     return "http"
 
 
-async def admit(scope: Mapping[str, Any], runner: Runner, call_type: str, call_id: str, token: str | None) -> Admission:
-    """Return as what the client behind ``scope`` may join this call, now.
+class Judge:
+    """Judges one client of a call, by what it came with, as often as that matters."""
 
-    Raises:
-        Fatal: it may not.
-    """
-    if token is not None:
-        return await _by_token(token, call_type, call_id)
-    request = HandshakeRequest(scope)
-    try:
-        return await _by_rule(request, runner, call_type, call_id)
-    except HttpError as refusal:
-        code = Code.SIGN_IN if refusal.status_code == 401 else Code.NOT_ALLOWED
-        raise Fatal(code, str(refusal)) from None
+    def __init__(self, scope: Mapping[str, Any], runner: Runner, call: tuple[str, str], token: str | None) -> None:
+        self._scope = scope
+        self._runner = runner
+        self._call = call
+        self._token = token
+        self._invited: JoinToken | None = None
+
+    async def admit(self) -> Admission:
+        """Return as what the client may join the call.
+
+        Raises:
+            Fatal: it may not.
+        """
+        if self._token is not None:
+            return await self._by_token(self._token)
+        return await self._by_rule(None)
+
+    async def confirm(self, admission: Admission, since: float) -> None:
+        """Return if who joined may stay, as what they joined. What was looked up ``since`` is fresh enough.
+
+        Raises:
+            Fatal: they may not, any more.
+        """
+        if self._invited is not None:
+            await _check_invitation(self._invited, self._runner, since)
+            return
+        now = await self._by_rule(since)
+        if admission.role == "speaker" and now.role != "speaker":
+            raise Fatal(Code.NOT_ALLOWED, "You may only listen on this call now: join again to do that")
+
+    # By token
+
+    async def _by_token(self, token: str) -> Admission:
+        try:
+            invited = read_join_token(token)
+        except VoidToken as error:
+            raise Fatal(Code.VOID_TOKEN, str(error)) from None
+        if (invited.call_type, invited.call_id) != self._call:
+            raise Fatal(Code.NOT_ALLOWED, "This invitation is for another call")
+        await _check_invitation(invited, self._runner, None)
+        self._invited = invited
+        return Admission(invited.role, f"guest-{uuid.uuid4().hex[:12]}", invited.name, session_id=invited.session_id)
+
+    # By rule
+
+    async def _by_rule(self, since: float | None) -> Admission:
+        request = HandshakeRequest(self._scope, since)
+        try:
+            return await self._admission(request)
+        except HttpError as refusal:
+            code = Code.SIGN_IN if refusal.status_code == 401 else Code.NOT_ALLOWED
+            raise Fatal(code, str(refusal)) from None
+
+    async def _admission(self, request: HandshakeRequest) -> Admission:
+        call_type, call_id = self._call
+        body = _start_body(call_type, call_id)
+        try:
+            access = await authorize(request, self._runner, Action.START, call_id=call_id, body=body)
+        except HttpError as refusal:
+            return await self._listener(request, refusal)
+        judged = None
+        if not access.sees_every_call:
+            sessions = await self._sessions(request)
+            if not await access.sees_call(request, sessions):
+                raise HttpError(403, "You may not see every session of this call")
+            judged = _ids(sessions)
+        user_id, name = _who(access)
+        return Admission("speaker", user_id, name, may_start=True, judged=judged)
+
+    async def _listener(self, request: HandshakeRequest, refusal: HttpError) -> Admission:
+        """Return the admission of somebody who may not start sessions.
+
+        Raises:
+            HttpError: ``refusal``, whatever it is that they may not: it says nothing about this call.
+        """
+        view = rule_for(self._runner, Action.VIEW)
+        try:
+            access = await authorize(request, self._runner, Action.TRANSCRIPT, call_id=self._call[1])
+            if view is not None:  # it was not asked about any one session yet
+                who = await identify_leniently(request, ())
+                access = Access(who.user_id, who.name, view=view) if who is not None else Access(view=view)
+        except HttpError:
+            raise refusal from None
+        sessions = await self._sessions(request)
+        is_joining = request.judged_since is None
+        if (is_joining and not sessions) or not await access.sees_call(request, sessions):
+            raise refusal
+        user_id, name = _who(access)
+        return Admission("listener", user_id, name, judged=None if access.sees_every_call else _ids(sessions))
+
+    async def _sessions(self, request: HandshakeRequest) -> list[store.OnCall]:
+        look = partial(store.present_on, *self._call)
+        since = request.judged_since
+        return await (look() if since is None else shared(("call", *self._call), since, look))
 
 
-# By token
-
-
-async def _by_token(token: str, call_type: str, call_id: str) -> Admission:
-    try:
-        invited = read_join_token(token)
-    except VoidToken as error:
-        raise Fatal(Code.VOID_TOKEN, str(error)) from None
-    if (invited.call_type, invited.call_id) != (call_type, call_id):
-        raise Fatal(Code.NOT_ALLOWED, "This invitation is for another call")
-    await _check_live(invited.session_id)
-    return Admission(invited.role, f"guest-{uuid.uuid4().hex[:12]}", invited.name, session_id=invited.session_id)
-
-
-async def _check_live(session_id: str) -> None:
-    worker = current_worker()
-    if worker is not None and (session := worker.get_session(session_id)) is not None:
-        if session.finished or session.closing:
-            raise Fatal(Code.VOID_TOKEN, _ENDED)
-        return
-    row = await store.get_session(session_id)
-    if row is None or not row.is_live or row.close_requested_at is not None:
-        raise Fatal(Code.VOID_TOKEN, _ENDED)
-
-
-# By rule
-
-
-async def _by_rule(request: HandshakeRequest, runner: Runner, call_type: str, call_id: str) -> Admission:
-    try:
-        access = await authorize(request, runner, Action.START, call_id=call_id, body=_start_body(call_type, call_id))
-    except HttpError as refusal:
-        return await _listener(request, runner, call_type, call_id, refusal)
-    if not access.sees_all or rule_for(runner, Action.VIEW) is not None:
-        sessions = await _sessions_on(call_type, call_id)
-        if not await _sees(request, runner, access, call_id, sessions):
-            raise HttpError(403, "You may not see every session of this call")
-    user_id, name = _who(access)
-    return Admission("speaker", user_id, name, may_start=True)
-
-
-async def _listener(
-    request: HandshakeRequest, runner: Runner, call_type: str, call_id: str, refusal: HttpError
-) -> Admission:
-    """Return the admission of somebody who may not start sessions.
-
-    Raises:
-        HttpError: ``refusal``, whatever it is that they may not: it says nothing about this call.
-    """
-    try:
-        access = await authorize(request, runner, Action.TRANSCRIPT, call_id=call_id)
-        who = await identify(request, ())
-    except HttpError:
-        raise refusal from None
-    sessions = await _sessions_on(call_type, call_id)
-    if not sessions or not await _sees(request, runner, access, call_id, sessions):
-        raise refusal
-    user_id, name = _who(Access(who.user_id, who.name) if who is not None else access)
-    return Admission("listener", user_id, name)
+def _ids(sessions: list[store.OnCall]) -> tuple[str, ...]:
+    return tuple(str(session.id) for session in sessions)
 
 
 def _start_body(call_type: str, call_id: str) -> Any:
@@ -170,26 +225,66 @@ def _who(access: Access) -> tuple[str, str]:
     return f"{access.name or 'guest'}-{uuid.uuid4().hex[:12]}", ""
 
 
-async def _sees(
-    request: HandshakeRequest, runner: Runner, access: Access, call_id: str, sessions: list[_OnCall]
-) -> bool:
-    if rule_for(runner, Action.VIEW) is None:
-        return all(access.sees(session.started_by_id) for session in sessions)
-    try:
-        for session in sessions:
-            await authorize(request, runner, Action.VIEW, call_id=call_id, session_id=session.id)
-    except HttpError:
+# Invitations
+
+
+async def _check_invitation(invited: JoinToken, runner: Runner, since: float | None) -> None:
+    """Return if an invitation counts, for one who comes or, ``since`` given, for one who is there.
+
+    Raises:
+        Fatal: its session has ended, or whoever made that may not be on its call.
+    """
+    worker = current_worker()
+    session = worker.get_session(invited.session_id) if worker is not None else None
+    if session is not None:
+        over, closing, row = session.finished, session.closing, session.row
+    else:
+        read = partial(store.get_session, invited.session_id)
+        found = await (read() if since is None else shared(("session", invited.session_id), since, read))
+        if found is None:
+            raise Fatal(Code.VOID_TOKEN, _ENDED)
+        over, closing, row = not found.is_live, found.close_requested_at is not None, found
+    if over or (closing and since is None):
+        raise Fatal(Code.VOID_TOKEN, _ENDED)
+    if row.started_by_id is None and not invited.has_maker:
+        return
+    ask = partial(store.read, _maker_counts, row, _rights_are_known(runner))
+    if row.started_by_id is None or not await (
+        ask() if since is None else shared(("maker", row.started_by_id, row.source, row.restart_of_id), since, ask)
+    ):
+        raise Fatal(Code.VOID_TOKEN, _NOBODYS)
+
+
+def _rights_are_known(runner: Runner) -> bool:
+    """Whether it can be told what somebody may who is not here: no callable, nor where they ask from, decides it."""
+    local = get_settings().ALLOW_LOCAL
+    local_counts = local or (local is None and (settings.DEBUG or runner.standalone))
+    return not local_counts and rule_for(runner, Action.START) is None
+
+
+def _maker_counts(session: AgentSession, rights_are_known: bool) -> bool:
+    """Whether whoever started a session has an active account, and could still be on its call. It queries."""
+    from django.contrib.auth import get_user_model
+
+    using = router.db_for_write(AgentSession)
+    users: Any = get_user_model()._default_manager.using(using)
+    user = users.filter(pk=session.started_by_id).first()
+    if user is None or not getattr(user, "is_active", True):
         return False
-    return True
+    source = session.source
+    if source == "restart" and session.restart_of_id is not None:
+        first = AgentSession.objects.using(using).filter(pk=session.restart_of_id)
+        source = first.values_list("source", flat=True).first() or ""
+    # For whom code of the project starts a session need not be allowed to.
+    if not rights_are_known or not source.startswith("api"):
+        return True
+    if any(user.has_perm(action.permission) for action in (Action.START, Action.TRANSCRIPT)):
+        return True
+    theirs = AgentKey.objects.using(using).valid().filter(owner=user).values_list("scopes", flat=True)
+    return any({Scope.START, Scope.TRANSCRIPT} & set(scopes) for scopes in theirs)
 
 
 # Sessions
-
-
-@dataclass(frozen=True, slots=True)
-class _OnCall:
-    id: str
-    started_by_id: Any
 
 
 def live_sessions(call_type: str, call_id: str) -> list[LiveSession]:
@@ -202,12 +297,3 @@ def live_sessions(call_type: str, call_id: str) -> list[LiveSession]:
         for session in worker.live_sessions
         if session.call_id == call_id and session.call_type == call_type and not session.finished
     ]
-
-
-async def _sessions_on(call_type: str, call_id: str) -> list[_OnCall]:
-    return await store.read(_read_sessions, call_type, call_id)
-
-
-def _read_sessions(call_type: str, call_id: str) -> list[_OnCall]:
-    rows = AgentSession.objects.live().on_call(call_type, call_id)
-    return [_OnCall(str(pk), user_id) for pk, user_id in rows.values_list("pk", "started_by_id")[:_MOST_SESSIONS]]

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Coroutine, Hashable, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..feeds.link import get_link
@@ -17,6 +17,7 @@ from ..worker import current_worker
 from . import access, wire
 from .far import Answer, FarMember
 from .member import CallMember, Guest
+from .recheck import get_rechecks
 from .whereabouts import home_of
 from .wire import Code, Fatal
 
@@ -62,7 +63,10 @@ class CallClient:
         self._scope = scope
         self._runner = runner
         self._call = call
+        self._judge: access.Judge | None = None
+        self._admission: access.Admission | None = None
         self._guest: Guest | None = None
+        self._end_rechecks: Callable[[], None] = lambda: None
         self._moves = False
         self._seat: Seat | None = None
         self._waiting: list[tuple[str, dict[str, Any]]] = []
@@ -73,6 +77,7 @@ class CallClient:
 
     async def leave(self) -> None:
         """Leave the call; nothing of this client is left."""
+        self._end_rechecks()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
@@ -124,6 +129,11 @@ class CallClient:
         else:
             self.fail(Fatal(Code.GOING_AWAY, _MOVED))
 
+    async def vet(self, since: float) -> None:
+        assert self._judge is not None
+        assert self._admission is not None
+        await self._judge.confirm(self._admission, since)
+
     # Joining
 
     def _hello(self, message: dict[str, Any]) -> None:
@@ -140,12 +150,14 @@ class CallClient:
 
     async def _join(self, token: str | None, name: str) -> None:
         async with asyncio.timeout(_JOIN_SECONDS):
-            admission = await access.admit(self._scope, self._runner, *self._call, token)
+            self._judge = access.Judge(self._scope, self._runner, self._call, token)
+            self._admission = admission = await self._judge.admit()
             # Who was invited by name has that name; everybody else may say theirs.
             name = (admission.name or name) if admission.session_id else (name or admission.name)
             guest = Guest(self._call, admission, name or "Guest", self._agents() if admission.may_start else ())
             seat = await self._find_seat(guest)
             self._guest = guest
+        self._end_rechecks = get_rechecks().keep(self.vet, self._fail)
         self._sit(seat)
 
     def _agents(self) -> tuple[str, ...]:
@@ -157,6 +169,7 @@ class CallClient:
         await seat.leave()
         self._moves_on = False  # if the old seat said so once more, it was for this move
         async with asyncio.timeout(_MOVE_SECONDS):
+            await self.vet(time.monotonic())  # there may be a session that was not there when they came
             seat = await self._find_seat(self._guest)
         self._sit(seat)
 
@@ -223,8 +236,10 @@ class CallClient:
         self._task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled() or (error := task.exception()) is None:
-            return
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
         if isinstance(error, DATABASE_ERRORS):
             logger.error("Joining a call failed: the database does not answer", exc_info=error)
             error = Fatal(Code.SERVER_ERROR, "The database does not answer: try again in a moment")

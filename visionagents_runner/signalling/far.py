@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import time
 import uuid
 from collections import deque
 from enum import Enum, auto
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..tasks import spawn
 from . import wire
+from .member import unasked
 from .relay import FRAMES_WAITING
 from .wire import Code, Fatal
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from .member import Guest, Port
     from .relay import Lane
     from .relaydesk import RelayDesk
+
+logger = logging.getLogger(__name__)
 
 ABSENT = "absent"
 """The code of a lane that is over because no agent of the call runs there."""
@@ -50,6 +55,7 @@ class FarMember:
         self._frames: deque[bytes] = deque(maxlen=FRAMES_WAITING)
         self._heard = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._vetting: set[asyncio.Task[None]] = set()
 
     async def join(self) -> Answer:
         """Ask to be let in.
@@ -70,9 +76,11 @@ class FarMember:
     async def leave(self) -> None:
         if self._lane is not None:
             self._lane.close()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        tasks = self._vetting if self._task is None else {self._task, *self._vetting}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     def on_message(self, kind: str, message: dict[str, Any]) -> None:
         assert self._lane is not None
@@ -114,6 +122,27 @@ class FarMember:
             self._fail(Fatal(Code.GOING_AWAY, f"{why}: join again in a moment"))
         else:
             self._answer.set_result(Answer.SILENT)
+
+    def asked(self, number: int) -> None:
+        task = spawn(self._vet(number), name="call-far-vet")
+        self._vetting.add(task)
+        task.add_done_callback(self._vetting.discard)
+
+    def vouched(self, number: int) -> None:
+        """It is this side that vouches."""
+
+    async def _vet(self, number: int) -> None:
+        try:
+            await self._port.vet(time.monotonic())
+        except Exception as error:
+            problem = unasked(error)
+            if not isinstance(problem, Fatal):
+                logger.error("Somebody on a call could not be judged", exc_info=error)
+                problem = Fatal(Code.SERVER_ERROR, "Something went wrong; the server's log says what")
+            self._fail(problem)
+        else:
+            if self._lane is not None and self._lane.is_open:
+                self._lane.vouch(number)
 
     def _fail(self, error: Fatal) -> None:
         if self._answer.done():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import time
 from collections.abc import Callable, Coroutine, Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..conf import get_settings
+from ..store import DATABASE_ERRORS
 from ..tasks import spawn
 from . import access, sessions, wire
 from .events import to_message
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+VET_SECONDS = 3.0
+"""How long somebody may take to be judged before an agent comes: less than `edge.room.VET_SECONDS`."""
 _OFFER_SECONDS = 30.0
 _SAY_SECONDS = 120.0
 _ENDS_SECONDS = 2.0
@@ -52,6 +56,13 @@ class Port(Protocol):
 
     def move(self) -> None:
         """Have the client meet the others where the agent of the call is now."""
+
+    async def vet(self, since: float) -> None:
+        """Return if the client may be on its call with all the sessions there are now.
+
+        Raises:
+            Fatal: it may not, or that cannot be asked now.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +143,7 @@ class CallMember:
             Fatal: there is no room for them.
         """
         edge = await _load_edge()
+        await self._be_judged()
         self._person = person = self._enter(edge)
         call = self._guest.call
         self._undo.append(sessions.on_start(*call, self._watch))
@@ -143,6 +155,29 @@ class CallMember:
             self._watch(session)
         self._do(self._tell_events(person), name="events")
 
+    async def _be_judged(self) -> None:
+        """Return once they were judged with all sessions in mind that are here now: then nothing may be awaited.
+
+        From then on the room has them judged before an agent comes.
+        """
+        judged = self._admission.judged
+        if judged is None:
+            return
+        known = set(judged)
+        while unknown := {session.id for session in access.live_sessions(*self._guest.call)} - known:
+            await self._port.vet(time.monotonic())
+            known |= unknown
+
+    async def _vet(self, since: float) -> None:
+        """Stay only if they may be there with the agent that is about to come."""
+        try:
+            async with asyncio.timeout(VET_SECONDS):
+                await self._port.vet(since)
+        except Exception as error:
+            self._port.fail(error if isinstance(error, Fatal) else unasked(error))
+            if self._person is not None:
+                self._person.leave()
+
     def _enter(self, edge: ModuleType) -> Person:
         try:
             person: Person = edge.join_room(
@@ -151,6 +186,7 @@ class CallMember:
                 self._admission.user_id,
                 name=self._guest.name,
                 may_speak=self._may_speak,
+                vet=self._vet,
             )
         except edge.RoomFull as error:
             raise Fatal(Code.FULL, str(error)) from None
@@ -340,6 +376,14 @@ _ACTIONS: dict[str, Callable[[CallMember, Person, dict[str, Any], str | int | No
     "mute": CallMember._mute,
     "leave": CallMember._leave,
 }
+
+
+def unasked(error: BaseException) -> BaseException:
+    """Return what to tell somebody who could not be judged, because of ``error``, while an agent came."""
+    if isinstance(error, (TimeoutError, *DATABASE_ERRORS)):
+        detail = "Whether you may hear the agent that comes could not be asked in time: join again in a moment"
+        return Fatal(Code.GOING_AWAY, detail)
+    return error
 
 
 async def _load_edge() -> ModuleType:

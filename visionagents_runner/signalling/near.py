@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 from collections.abc import Hashable
@@ -12,7 +13,7 @@ from ..tasks import spawn
 from . import wire
 from .access import live_sessions
 from .far import ABSENT, MOVED
-from .member import CallMember, Guest
+from .member import VET_SECONDS, CallMember, Guest, unasked
 from .wire import Code, Fatal
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ class NearMember:
         self._lane: Lane | None = None
         self._task: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
+        self._numbers = itertools.count()
+        self._asked: dict[int, asyncio.Future[None]] = {}
+        """What was asked of the side that judges them."""
 
     def open(self, lane: Lane) -> asyncio.Task[None]:
         """Let them in. The task that this returns ends when they have left."""
@@ -78,6 +82,26 @@ class NearMember:
 
     def move(self) -> None:
         self._end(MOVED)
+
+    async def vet(self, since: float) -> None:
+        assert self._lane is not None
+        number = next(self._numbers)
+        answer = self._asked[number] = asyncio.get_running_loop().create_future()
+        try:
+            self._lane.ask(number)
+            async with asyncio.timeout(VET_SECONDS):  # an older version does not answer
+                await answer
+        except TimeoutError as error:
+            raise unasked(error) from None
+        finally:
+            del self._asked[number]
+
+    def asked(self, number: int) -> None:
+        """It is the other side that vouches."""
+
+    def vouched(self, number: int) -> None:
+        if (answer := self._asked.get(number)) is not None and not answer.done():
+            answer.set_result(None)
 
     # What comes from the client
 

@@ -58,6 +58,12 @@ class End(Protocol):
     def broken(self, why: str) -> None:
         """It cannot go on: the other worker is gone, or something was lost on the way."""
 
+    def asked(self, number: int) -> None:
+        """The agent's side asks whether the person may be with the sessions there are now; `Lane.vouch` says yes."""
+
+    def vouched(self, number: int) -> None:
+        """They may."""
+
 
 class Lane:
     """One person's."""
@@ -104,6 +110,13 @@ class Lane:
         self.dropped += len(self._frames) == FRAMES_WAITING
         self._frames.append(frame)
         self._peer.wake(self, AUDIO_SECONDS)
+
+    def ask(self, number: int) -> None:
+        """Have the other side judge the person; apart from their texts, so that no client can answer for it."""
+        self._peer.send({"type": "relay.vet", "key": self.key, "n": number})
+
+    def vouch(self, number: int) -> None:
+        self._peer.send({"type": "relay.vouched", "key": self.key, "n": number})
 
     def close(self, code: str = "", detail: str = "") -> None:
         """Send what waits, then that it is over. Closing twice does nothing."""

@@ -115,6 +115,9 @@ class RelayDesk:
                 if (lane := peer.lanes.get(message["key"])) is not None:
                     peer.forget(lane)
                     lane.end.over(message["code"], message["detail"])
+            elif kind in {"relay.vet", "relay.vouched"}:
+                if (lane := peer.lanes.get(message["key"])) is not None:
+                    (lane.end.asked if kind == "relay.vet" else lane.end.vouched)(message["n"])
             elif kind == "relay.bye":
                 self._lose(peer, _GOING_AWAY)
 
@@ -191,4 +194,6 @@ def _read_guest(message: Message) -> Guest:
     admission = Admission(**{each.name: told[each.name] for each in fields(Admission) if each.name in told})
     if admission.role not in ROLES:
         raise ValueError(f"role is {admission.role!r}")
+    if (judged := told["judged"]) is not None and not isinstance(judged, (list, tuple)):
+        raise ValueError(f"judged is {judged!r}")
     return Guest((call_type, call_id), admission, message["name"], tuple(message["agents"]))

@@ -34,6 +34,7 @@ export class Call {
     this.inputs.addEventListener("change", () => this.#render());
     this.media.addEventListener("transport", ({ detail }) => this.#transport(detail));
     this.roster.addEventListener("change", () => this.#renderHint());
+    this.starter.onInvitation = () => this.#joinInvited();
     setInterval(() => this.#tick(), 1000);
     this.#setState("ready");
     if (document.activeElement === document.body) byId("join").focus(); // Enter is enough
@@ -70,6 +71,15 @@ export class Call {
     } catch (error) {
       if (this.state === "joining") this.#fail(error.code, error.detail);
     }
+  }
+
+  /** Nobody here knows who we are: the server lets us out when our agent comes, and in again by its invitation. */
+  async #joinInvited() {
+    if (this.isIn) {
+      this.connection.leave();
+      this.#end("left");
+    }
+    await this.join({ sound: this.#withSound });
   }
 
   leave() {

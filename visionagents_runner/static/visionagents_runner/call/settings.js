@@ -27,6 +27,11 @@ export function joinToken() {
   return new URLSearchParams(location.hash.slice(1)).get("token") ?? undefined;
 }
 
+/** Join by this invitation from now on, also after a reload. */
+export function keepToken(token) {
+  history.replaceState(null, "", `#${new URLSearchParams({ token })}`);
+}
+
 /** Where to sign in, and come back here; empty if the project has no such page. */
 export function signInUrl() {
   if (!loginUrl) return "";

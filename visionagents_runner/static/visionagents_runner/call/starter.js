@@ -2,9 +2,12 @@
 
 import { byId, setText } from "./dom.js";
 import { startAgent } from "./rest.js";
-import { wantedAgent } from "./settings.js";
+import { keepToken, wantedAgent } from "./settings.js";
 
 export class Starter {
+  /** Called when the agent that was started can be joined by an invitation alone, which is kept. */
+  onInvitation = () => {};
+
   #may = false;
   #starting = false;
 
@@ -60,8 +63,12 @@ export class Starter {
     const label = this.button.textContent;
     setText(this.button, "Starting\u2026");
     try {
-      await startAgent(this.select.value);
+      const { invitation } = await startAgent(this.select.value);
       // The card goes when the agent comes, which the server tells.
+      if (invitation) {
+        keepToken(invitation);
+        this.onInvitation();
+      }
     } catch (error) {
       setText(this.error, error.message);
       setText(this.button, label);
