@@ -45,10 +45,13 @@ asyncio.run(main())
 
 def environment(**more: str) -> dict[str, str]:
     """Return the environment in which another process uses the test database."""
+    database = connections["default"].settings_dict
+    # A class is no JSON; the file is made already, with the mode that it is there for.
+    options = {name: value for name, value in database["OPTIONS"].items() if name != "factory"}
     return {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "tests.child_settings",
-        "TEST_DATABASE": json.dumps(connections["default"].settings_dict, default=str),
+        "TEST_DATABASE": json.dumps({**database, "OPTIONS": options}, default=str),
         "PYTHONPATH": str(ROOT),
         "PYTHONWARNINGS": "default",
         **more,

@@ -9,6 +9,7 @@ os.environ.setdefault("SECRET_KEY", "tests-only")
 
 from project.settings import *  # noqa: F403
 from project.settings import DATABASES, INSTALLED_APPS
+from tests.trust import trust_every_peer
 
 # Its tests have settings of their own: `tests.engine`.
 INSTALLED_APPS = [app for app in INSTALLED_APPS if app != "procrastinate.contrib.django"]
@@ -28,3 +29,6 @@ else:
 
 # A busy machine must not have a test refused: tests of the loop's lag set the limit themselves.
 VISIONAGENTS_RUNNER = {"RUNNER": "tests.agents.runner", "LOOP_LAG_LIMIT": 0}
+
+trust_every_peer()
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="visionagents_runner_state_")

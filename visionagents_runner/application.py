@@ -124,6 +124,8 @@ class AgentsApplication:
         except Exception:
             # The rest of the project is served; a later request tries again.
             logger.exception("The worker could not start")
+        else:
+            _warn(self.runner)
         await send({"type": "lifespan.startup.complete"})
         while (await receive())["type"] != "lifespan.shutdown":
             pass
@@ -147,6 +149,13 @@ class AgentsApplication:
         if not self._hooked:
             self._hooked = True
             hook_into_server(self.runner, worker)
+            _warn(self.runner)
+
+
+def _warn(runner: Runner) -> None:
+    from .report import warn_of_local_requests
+
+    warn_of_local_requests(runner)
 
 
 def project_application(runner: Runner) -> AgentsApplication:

@@ -428,8 +428,8 @@ def check_local_requests(app_configs: AppConfigs, **kwargs: Any) -> list[CheckMe
     why = f"{SETTING}['ALLOW_LOCAL'] is True" if allow else "DEBUG is True"
     return [
         Warning(
-            f"{why}: whoever reaches the API from this machine may start and close sessions without signing in. Behind "
-            "a proxy on this machine that sends no forwarding header, that is everybody.",
+            f"{why}: programs of the server's own user on its machine may start and close sessions without signing in, "
+            "and so may whoever has that user's token. A proxy is known by what it has open, but not every one can be.",
             hint=f"Set DEBUG = False and leave {SETTING}['ALLOW_LOCAL'] out, or set it to False.",
             id="visionagents_runner.W007",
         )

@@ -28,7 +28,7 @@ from django.utils.functional import SimpleLazyObject
 from ninja.errors import HttpError
 
 from . import keys, store
-from .locality import Facts, origin_allowed, why_not_local
+from .locality import SAFE_METHODS, Facts, is_token_of_this_machine, origin_allowed, site_scheme, why_not_local
 from .models.key import Scope, digest_of
 from .quotas import Who, address_of_request, check_guess, identity_behind, note_valid
 from .tasks import shared
@@ -43,7 +43,6 @@ logger = logging.getLogger(__name__)
 APP = "visionagents_runner"
 VIEW_ALL = f"{APP}.view_agentsession"
 
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _ARGUMENTS = ("call_id", "session_id", "body")
 
 
@@ -174,13 +173,16 @@ async def authorize(
         return await _starter(request, runner)
 
     view = rule_for(runner, Action.VIEW)
-    if keys.bearer(request) is not None:
+    credential = keys.bearer(request)
+    with_token = is_token_of_this_machine(credential, runner)
+    if credential is not None and not with_token:
         return replace(await _by_key(request, action), view=view)
-    problem = why_not_local(Facts.of(request), runner)
+    problem = await why_not_local(request, runner, with_token=with_token)
     # On the hot path, a local read, the cookie does not matter; a start keeps who asked for it.
     if problem is None and action is not Action.START:
         return _LOCAL if view is None else replace(_LOCAL, view=view)
-    who = await identify(request, (action.permission, VIEW_ALL))
+    wanted = (action.permission, VIEW_ALL)
+    who = await (_by_cookie(request, wanted) if with_token else identify(request, wanted))
     if problem is None:
         return replace(_LOCAL if who is None else Access(who.user_id, who.name, sees_all=True), view=view)
     if who is None:
@@ -196,7 +198,11 @@ async def _starter(request: HttpRequest, runner: Runner) -> Access:
     """Return who starts a session that a callable of `ServeOptions` let them start, and what else they see."""
     view = rule_for(runner, Action.VIEW)
     who = await identify_leniently(request, (VIEW_ALL,))
-    is_local = keys.bearer(request) is None and why_not_local(Facts.of(request), runner) is None
+    credential = keys.bearer(request)
+    with_token = is_token_of_this_machine(credential, runner)
+    is_local = (credential is None or with_token) and await why_not_local(
+        request, runner, with_token=with_token
+    ) is None
     if who is None:
         return Access(name=_BY_RULE.name, sees_all=is_local, view=view)
     source = who.key.source if who.key else _BY_RULE.source
@@ -461,11 +467,10 @@ def _check_cookie_origin(request: HttpRequest, options: ServeOptions) -> None:
     Raises:
         HttpError: 403.
     """
-    if request.method in _SAFE_METHODS or _session_key(request) is None:
+    if request.method in SAFE_METHODS or _session_key(request) is None:
         return
     origin = Facts.of(request).origin
     if origin is None:
         raise HttpError(403, "A request that is allowed by a cookie needs an Origin header")
-    scheme = "https" if request.is_secure() else "http"
-    if not origin_allowed(origin, scheme, request.get_host(), options):
+    if not origin_allowed(origin, site_scheme(request), request.get_host(), options):
         raise HttpError(403, "The page that sent this request is of another origin: cors_allow_origins can list it")

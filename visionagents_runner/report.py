@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -13,21 +14,32 @@ from rich.console import Console
 from rich.text import Text
 
 from . import __version__
+from .auth import peers
+from .auth.local_token import local_token, page_url, token_file
 from .conf import get_settings
+from .locality import is_loopback_address, local_counts
 from .models import AgentSession
+from .prefixes import included_prefixes
 from .utils.text import one_line
 
 if TYPE_CHECKING:
     from .runner import Runner
 
+logger = logging.getLogger(__name__)
 
-def report_lines(runner: Runner, *, url: str | None, workers: int = 1) -> list[tuple[str, str]]:
-    """Return ``(label, text)`` pairs; without ``url`` (nothing is served), what concerns the network is left out."""
+
+def report_lines(runner: Runner, *, url: str | None, workers: int = 1, secrets: bool = False) -> list[tuple[str, str]]:
+    """Return ``(label, text)`` pairs; without ``url`` (nothing is served), what concerns the network is left out.
+
+    ``secrets``: whether nobody but who started this sees it, no log.
+    """
     lines = [("agents", ", ".join(_agent(name, runner, workers) for name in runner.launchers))]
     if workers > 1:
         lines.append(("workers", f"{workers} processes on one port"))
     if url is not None:
         lines += [("open", _open(url)), ("API", _api(runner))]
+        if local := _local(runner, url, secrets):
+            lines.append(("local", local))
     lines.append(("storage", _database() if url is None else f"{_database()} · {_channel_layer(workers)}"))
     if voice := _voice(runner):
         lines.append(("voice", voice))
@@ -41,7 +53,7 @@ def title(runner: Runner) -> str:
 def print_report(runner: Runner, *, url: str | None, workers: int = 1, stream: TextIO | None = None) -> None:
     console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
     console.print(Text(title(runner), style="bold"))
-    for label, text in report_lines(runner, url=url, workers=workers):
+    for label, text in report_lines(runner, url=url, workers=workers, secrets=console.is_terminal):
         _print_line(console, label, text)
 
 
@@ -88,10 +100,49 @@ def _api(runner: Runner) -> str:
         return "your own NinjaAPI decides"
     if runner.options.can_start_session is not None:
         return "ServeOptions(can_start_session=...) decides who may start sessions"
-    local = get_settings().ALLOW_LOCAL
-    if local or (local is None and (settings.DEBUG or runner.standalone)):
+    if local_counts(runner):
         return "requests from this machine, signed-in users with permission, API keys"
     return "signed-in users with permission, API keys  (to open it further: ServeOptions(can_start_session=...))"
+
+
+def _local(runner: Runner, url: str, secrets: bool) -> str:
+    """Return for whom local requests count, and how the rest of this machine's owner shows who they are."""
+    if runner.options.api is not None or not local_counts(runner):
+        return ""
+    known = "programs and browsers of this user need no sign-in" if peers.can_tell() else ""
+    token = local_token()
+    if token is None:
+        how = f"there is no token for others: {token_file().parent} cannot be written"
+    elif secrets and (prefixes := included_prefixes()):
+        how = page_url(f"{url.rstrip('/')}/{prefixes[0]}", token)
+        how = f"from a tunnel or a container open {how}" if known else f"in a browser open {how}"
+    else:
+        how = f"{'for a tunnel or a container, ' if known else ''}the token is in {token_file()}"
+    return "; ".join(filter(None, (known, how)))
+
+
+def warn_of_local_requests(runner: Runner, address: str | None = None) -> None:
+    """Say in the log that local requests count, where others may reach this server or it seems to be no laptop.
+
+    ``address`` is what it listens on, None if that is not known. The token itself is in no log.
+    """
+    if runner.options.api is not None or not local_counts(runner):
+        return
+    here = address is not None and is_loopback_address(address)
+    allowed = get_settings().ALLOW_LOCAL
+    if here and not allowed:
+        return
+    why = "ALLOW_LOCAL is True" if allowed else "DEBUG is True" if settings.DEBUG else "there is no project"
+    where = (
+        "" if here else ", and others may reach this server" if address is None else f", and it listens on {address}"
+    )
+    logger.warning(
+        "Requests from this machine need no sign-in, because %s%s: set ALLOW_LOCAL = False in VISIONAGENTS_RUNNER "
+        "unless this is your own machine. Where it cannot be told who asks, the token in %s counts",
+        why,
+        where,
+        token_file(),
+    )
 
 
 def _database() -> str:

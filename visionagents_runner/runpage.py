@@ -22,9 +22,10 @@ from django.http import Http404
 from django.views import static
 
 from .application import project_application
+from .auth.local_token import local_token, page_url
 from .callpage import page_path
-from .conf import get_settings
 from .exceptions import RunnerConfigurationError
+from .locality import local_counts
 from .prefixes import included_prefixes
 from .server import listen, url_of, uvicorn_server
 from .tasks import spawn
@@ -138,17 +139,21 @@ class CallPage:
         from .api.paths import encode_path
 
         base = encode_path("/" + included_prefixes()[0]).decode()
-        address = url_of(self._listener).rstrip("/") + page_path(base, session.call_type, session.call_id)
-        if self._is_open():
-            return address
-        return f"{address}#token={make_join_token(session)}"
+        path = page_path(base, session.call_type, session.call_id)
+        root = url_of(self._listener).rstrip("/")
+        if not self._is_open():
+            return f"{root}{path}#token={make_join_token(session)}"
+        # A browser that this process opens is its child, which the rule for local requests does not trust.
+        if sys.stderr.isatty() and (token := local_token()) is not None:
+            return page_url(root + base, token, path)
+        return root + path
 
     def _is_open(self) -> bool:
         """Whether whoever sits at this machine may join without an invitation, and then start agents too."""
-        options, allow = self._runner.options, get_settings().ALLOW_LOCAL
-        if options.can_start_session is not None or options.can_view_session is not None or allow is False:
+        options = self._runner.options
+        if options.can_start_session is not None or options.can_view_session is not None:
             return False
-        return bool(allow or self._runner.standalone or settings.DEBUG)
+        return local_counts(self._runner)
 
 
 class _StaticFiles(ASGIStaticFilesHandler):

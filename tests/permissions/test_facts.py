@@ -9,9 +9,10 @@ from django.test import RequestFactory
 
 import tests.agents
 from tests.asgi_client import LOOPBACK
-from visionagents_runner import ServeOptions
-from visionagents_runner.locality import Facts, origin_allowed, why_not_local
+from visionagents_runner import ServeOptions, locality
+from visionagents_runner.locality import origin_allowed, why_not_local
 from visionagents_runner.mount import LeanRequest
+from visionagents_runner.signalling.access import HandshakeRequest
 
 
 def scope(**changes: Any) -> dict[str, Any]:
@@ -33,28 +34,32 @@ def local_counts(allow_local: None) -> None:
     """ALLOW_LOCAL is set."""
 
 
-def test_middleware_that_knows_the_true_peer_is_believed() -> None:
+async def is_local(request: Any) -> bool:
+    if isinstance(request, dict):
+        request = HandshakeRequest(request) if request["type"] == "websocket" else LeanRequest(request)
+    return await why_not_local(request, tests.agents.runner) is None
+
+
+async def test_middleware_that_knows_the_true_peer_is_believed() -> None:
     request = LeanRequest(scope())
-    assert why_not_local(Facts.of(request), tests.agents.runner) is None
+    assert await is_local(request)
     request.META["REMOTE_ADDR"] = "203.0.113.7"
-    assert why_not_local(Facts.of(request), tests.agents.runner) is not None
+    assert not await is_local(request)
 
 
-def test_one_host_is_named_not_two() -> None:
-    facts = Facts.of_scope(scope(headers=[(b"host", b"localhost"), (b"host", b"localhost")]))
-    assert why_not_local(facts, tests.agents.runner) is not None
-    facts = Facts.of_scope(scope(headers=[]))
-    assert why_not_local(facts, tests.agents.runner) is not None
+async def test_one_host_is_named_not_two() -> None:
+    assert not await is_local(scope(headers=[(b"host", b"localhost"), (b"host", b"localhost")]))
+    assert not await is_local(scope(headers=[]))
 
 
-def test_two_origins_are_none_of_ours() -> None:
+async def test_two_origins_are_none_of_ours() -> None:
     headers = [(b"host", b"localhost:8000"), *[(b"origin", b"http://localhost:8000")] * 2]
-    assert why_not_local(Facts.of_scope(scope(headers=headers)), tests.agents.runner) is not None
+    assert not await is_local(scope(headers=headers))
 
 
-def test_under_wsgi_the_same_rule_holds() -> None:
+async def test_under_wsgi_the_same_rule_holds() -> None:
     factory = RequestFactory(headers={"host": "localhost"})
-    assert why_not_local(Facts.of(factory.get("/")), tests.agents.runner) is None
+    assert await is_local(factory.get("/"))
     for changes in (
         {"REMOTE_ADDR": "203.0.113.7"},
         {"REMOTE_ADDR": ""},
@@ -62,16 +67,31 @@ def test_under_wsgi_the_same_rule_holds() -> None:
         {"HTTP_X_FORWARDED_FOR": "127.0.0.1"},
         {"HTTP_VIA": "1.1 proxy"},
         {"HTTP_ORIGIN": "http://evil.example"},
+        {"SERVER_PROTOCOL": "HTTP/1.0"},
     ):
-        assert why_not_local(Facts.of(factory.get("/", **changes)), tests.agents.runner) is not None
+        assert not await is_local(factory.get("/", **changes))
 
 
-def test_a_websocket_handshake_is_judged_alike() -> None:
+async def test_what_asks_by_http_1_0_is_a_proxy() -> None:
+    assert await is_local(scope(http_version="1.1"))
+    assert not await is_local(scope(http_version="1.0"))
+
+
+async def test_what_is_too_long_for_a_name_is_neither_taken_nor_remembered() -> None:
+    known = [cached.cache_info().currsize for cached in (locality._split, locality._is_forwarding)]
+    long = b"a" * 10_000
+    assert not await is_local(scope(headers=[(b"host", b"localhost" + long)]))
+    assert not await is_local(scope(headers=[(b"host", b"localhost"), (b"origin", b"http://" + long)]))
+    assert not await is_local(scope(client=("1" * 10_000, 1)))
+    assert await is_local(scope(headers=[(b"host", b"localhost"), (b"x-" + long, b"1")]))
+    assert locality._split.cache_info().currsize <= known[0] + 1
+    assert locality._is_forwarding.cache_info().currsize <= known[1]
+
+
+async def test_a_websocket_handshake_is_judged_alike() -> None:
     headers = [(b"host", b"localhost:8000"), (b"origin", b"http://localhost:8000")]
-    facts = Facts.of_scope(scope(type="websocket", scheme="ws", headers=headers))
-    assert why_not_local(facts, tests.agents.runner) is None
-    facts = Facts.of_scope(scope(type="websocket", scheme="wss", headers=headers))
-    assert why_not_local(facts, tests.agents.runner) is not None
+    assert await is_local(scope(type="websocket", scheme="ws", headers=headers))
+    assert not await is_local(scope(type="websocket", scheme="wss", headers=headers))
 
 
 @pytest.mark.parametrize(

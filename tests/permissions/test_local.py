@@ -95,6 +95,14 @@ FORWARDING_HEADERS = [
     "X-Real-IP",
     "Via",
     "x_forwarded_for",
+    "CF-Connecting-IP",
+    "True-Client-IP",
+    "X-Client-IP",
+    "X-Cluster-Client-IP",
+    "X-Original-Host",
+    "Client-IP",
+    "X-Amzn-Trace-Id",
+    "X-Request-Start",
 ]
 
 

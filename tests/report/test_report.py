@@ -5,9 +5,13 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import pytest
+
 from tests.agents import create_agent, join_call
 from visionagents_runner import AgentLauncher, Runner, ServeOptions, demo
-from visionagents_runner.report import print_ready, print_report, report_lines
+from visionagents_runner.auth import peers
+from visionagents_runner.auth.local_token import local_token, token_file
+from visionagents_runner.report import print_ready, print_report, report_lines, warn_of_local_requests
 
 
 def runner(**options: Any) -> Runner:
@@ -47,6 +51,59 @@ def test_it_says_what_is_open_to_whom(settings: Any) -> None:
     settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "ALLOW_LOCAL": True}
     assert lines(runner())["API"].startswith("requests from this machine, signed-in users")
     assert "decides who may start" in lines(runner(can_start_session=lambda request: True))["API"]
+
+
+def local(settings: Any, **values: Any) -> None:
+    settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "ALLOW_LOCAL": True, **values}
+
+
+def test_it_says_for_whom_local_requests_count_and_where_the_token_of_others_is(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "local" not in lines(runner())
+    local(settings)
+    token = local_token()
+    assert token is not None
+    told = lines(runner())["local"]
+    assert token not in told
+    assert told.endswith(str(token_file()))
+    told = dict(report_lines(runner(), url="http://127.0.0.1:8000/", secrets=True))["local"]
+    assert told.startswith("programs and browsers of this user need no sign-in")
+    assert told.endswith(f"http://127.0.0.1:8000/local-access#{token}")
+    monkeypatch.setattr(peers, "can_tell", lambda: False)
+    told = dict(report_lines(runner(), url="http://127.0.0.1:8000/", secrets=True))["local"]
+    assert told == f"in a browser open http://127.0.0.1:8000/local-access#{token}"
+    monkeypatch.setenv("XDG_STATE_HOME", "/dev/null")
+    assert "cannot be written" in lines(runner())["local"]
+
+
+@pytest.mark.parametrize(
+    ("allow", "debug", "address", "words"),
+    [
+        (True, False, "127.0.0.1", "because ALLOW_LOCAL is True:"),
+        (None, True, "127.0.0.1", None),
+        (None, True, "::1", None),
+        (None, True, "0.0.0.0", "because DEBUG is True, and it listens on 0.0.0.0:"),
+        (None, True, None, "because DEBUG is True, and others may reach this server:"),
+        (None, False, "0.0.0.0", None),
+        (False, True, "0.0.0.0", None),
+    ],
+)
+def test_the_log_warns_where_local_requests_count_and_others_may_come(
+    settings: Any,
+    caplog: pytest.LogCaptureFixture,
+    allow: bool | None,
+    debug: bool,
+    address: str | None,
+    words: str | None,
+) -> None:
+    settings.DEBUG = debug
+    local(settings, ALLOW_LOCAL=allow)
+    warn_of_local_requests(runner(), address)
+    token = local_token()
+    assert token is not None
+    assert token not in caplog.text
+    assert (words in caplog.text) if words else not caplog.text
 
 
 def test_it_says_what_is_missing_for_more_than_one_process() -> None:

@@ -182,7 +182,9 @@ def test_json_of_the_state_is_what_the_contract_says(folder: Path) -> None:
         "runner = Runner(AgentLauncher(create_agent, join_call))\n"
         "from visionagents_runner.standalone import configure_if_needed\n"
         "configure_if_needed(runner, migrate=True)\n"
-        "with TestClient(runner.asgi, base_url='http://localhost', client=('127.0.0.1', 1)) as client:\n"
+        "from visionagents_runner.auth.local_token import local_token\n"
+        "headers = {'Authorization': f'Bearer {local_token()}'}\n"
+        "with TestClient(runner.asgi, base_url='http://localhost', headers=headers) as client:\n"
         "    print(json.dumps([client.get('/health').json(), client.get('/metrics').json()]))\n"
     )
     done = subprocess.run(

@@ -88,7 +88,9 @@ const PROBLEMS = {
   // Whether one may
   sign_in: {
     title: "Sign in to join this call",
-    text: "Or open the link of an invitation that somebody in the call made for you.",
+    text:
+      "Or open the link of an invitation that somebody in the call made for you; on your own machine, the page " +
+      "local-access beside the API, whose address the server printed at its start.",
     action: "sign_in",
   },
   not_allowed: {
