@@ -32,13 +32,12 @@ from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
 from django.db import router
 from ninja.errors import HttpError
 
 from .. import store
-from ..conf import get_settings
+from ..locality import local_counts, unsaid_scheme
 from ..models import AgentSession
 from ..models.key import AgentKey, Scope
 from ..permissions import Access, Action, authorize, identify_leniently, rule_for
@@ -102,11 +101,7 @@ def _http_scheme(scope: Mapping[str, Any]) -> str:
     scheme = scope.get("scheme")
     if scheme is not None:
         return {"ws": "http", "wss": "https"}.get(scheme, str(scheme))
-    # Daphne does not tell: then it is the page's own, or http for a client that is no page.
-    for name, value in scope.get("headers", ()):
-        if name == b"origin" and value.startswith(b"https://"):
-            return "https"
-    return "http"
+    return unsaid_scheme(scope)  # daphne does not tell
 
 
 class Judge:
@@ -257,9 +252,7 @@ async def _check_invitation(invited: JoinToken, runner: Runner, since: float | N
 
 def _rights_are_known(runner: Runner) -> bool:
     """Whether it can be told what somebody may who is not here: no callable, nor where they ask from, decides it."""
-    local = get_settings().ALLOW_LOCAL
-    local_counts = local or (local is None and (settings.DEBUG or runner.standalone))
-    return not local_counts and rule_for(runner, Action.START) is None
+    return not local_counts(runner) and rule_for(runner, Action.START) is None
 
 
 def _maker_counts(session: AgentSession, rights_are_known: bool) -> bool:
