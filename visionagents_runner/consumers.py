@@ -102,7 +102,7 @@ class _Consumer(AsyncConsumer, ABC):  # type: ignore[misc]
             problem = Fatal(Code.GOING_AWAY, self._going_away)
             raise
         except Exception:
-            logger.exception("The WebSocket %s failed", scope["path"])
+            logger.exception("The WebSocket %r failed", scope["path"])
             problem = Fatal(Code.SERVER_ERROR, "Something went wrong; the server's log says what")
         finally:
             # First of all: from here on nobody is there for the others on the call.

@@ -150,14 +150,14 @@ async def test_people_custom_events_and_errors_are_told() -> None:
         person = agent.edge.person("guest")
         await agent.send_custom_event({"type": "score", "value": 3})
         await agent.send_metrics_event()
-        agent.llm.on_llm_error(error=ValueError("no such model"))
+        agent.llm.on_llm_error(error=ValueError("no such model for Bearer sk-abcdef123456"))
         person.leave()
         await diary.wait_for("participant_left")
         await diary.wait_for("error")
     assert diary.of("participant_joined")[0]["user_id"] == "guest"
     assert [data["data"] for data in diary.of("custom")] == [{"type": "score", "value": 3}]
     assert diary.of("error") == [
-        {"component": "llm", "type": "ValueError", "message": "no such model", "recoverable": True}
+        {"component": "llm", "type": "ValueError", "message": "no such model for Bearer sk-***", "recoverable": True}
     ]
 
 

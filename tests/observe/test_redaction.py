@@ -9,6 +9,7 @@ from tests.observe.parts import Ears, on_call
 from visionagents_runner.conf import SETTING
 from visionagents_runner.exceptions import RunnerConfigurationError
 from visionagents_runner.observe import load_redact, observe
+from visionagents_runner.observe.redaction import redacted_error
 from visionagents_runner.testing import stub_agent
 
 
@@ -70,6 +71,27 @@ async def test_an_edge_can_ask_what_it_may_show() -> None:
     assert observer.redacted("tool_started", {}) is None
     await agent.close()
     observer.close()
+
+
+def hide_errors(session_id: str, kind: str, data: dict[str, Any]) -> dict[str, Any] | None:
+    assert (session_id, kind, data["component"]) == ("12", "error", "session")
+    return None if "nothing" in data["message"] else {"message": data["message"].replace("1234", "****")}
+
+
+@pytest.mark.parametrize(
+    ("function", "text", "kept"),
+    [
+        ("hide_errors", "Traceback: pin 1234", "Traceback: pin ****"),
+        ("hide_errors", "nothing of this", "The error is withheld by REDACT."),
+        ("there_is_no_such_function", "pin 1234", "The error is withheld: "),
+        ("", "pin 1234", "pin 1234"),
+    ],
+)
+def test_the_traceback_that_a_row_keeps_is_redacted_too(settings: Any, function: str, text: str, kept: str) -> None:
+    settings.VISIONAGENTS_RUNNER = {"REDACT": function and f"{__name__}.{function}"}
+    shown = redacted_error("12", text)
+    assert shown.startswith(kept)
+    assert "1234" not in shown or not function
 
 
 @pytest.mark.parametrize("path", ["no.such.module", f"{__name__}.SETTING"])

@@ -71,7 +71,7 @@ async def test_an_exception_in_create_agent_fails_the_session_and_keeps_the_trac
     async def create() -> StubAgent:
         calls.append(1)
         if len(calls) > 1:
-            raise ValueError("no key in the environment")
+            raise ValueError("no key in the environment: postgresql://me:hunter22@db\x1b[2J")
         return StubAgent()
 
     launcher = await launch(create)
@@ -84,6 +84,8 @@ async def test_an_exception_in_create_agent_fails_the_session_and_keeps_the_trac
     assert (row.status, row.end_reason, row.started_at) == ("failed", "create_failed", None)
     assert "no key in the environment" in row.error
     assert "Traceback" in row.error
+    assert "hunter22" not in row.error
+    assert row.error.rstrip().endswith("me:***@db\\x1b[2J")
 
 
 async def test_an_exception_before_the_join_fails_the_session_as_join_failed(launch: Any) -> None:

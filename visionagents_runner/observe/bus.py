@@ -168,7 +168,8 @@ def _tool_handlers(tell: Tell) -> dict[type, Handler]:
     def ended(event: ToolEndEvent, at: float) -> None:
         data = {"tool_call_id": event.tool_call_id, "name": event.tool_name, "ok": event.success}
         ms = None if event.execution_time_ms is None else round(event.execution_time_ms, 1)
-        tell("tool_ended", {**data, "ms": ms, "error": event.error, "result": event.result}, at)
+        error = None if event.error is None else without_credentials(str(event.error)[:_MOST_SAID])
+        tell("tool_ended", {**data, "ms": ms, "error": error, "result": event.result}, at)
 
     return {ToolStartEvent: started, ToolEndEvent: ended}
 

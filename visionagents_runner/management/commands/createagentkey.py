@@ -12,6 +12,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from visionagents_runner import keys
 from visionagents_runner.durations import parse_duration
 from visionagents_runner.models import Scope
+from visionagents_runner.utils.text import one_line
 
 _NEVER = "never"
 
@@ -71,7 +72,7 @@ class Command(BaseCommand):
         # Words go elsewhere, so that the key alone can be piped into a file or a vault.
         self.stderr.write(
             f"This is the key of {row.name!r}, shown this once. It counts {until}, for {', '.join(row.scopes)}; what "
-            f"it starts is {owner.get_username()}'s.",
+            f"it starts is {one_line(owner.get_username())}'s.",
             self.style.SUCCESS,
         )
 
