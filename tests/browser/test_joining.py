@@ -174,3 +174,20 @@ async def test_an_invitation_lets_a_guest_listen_but_not_speak(
     await expect(guest.page.get_by_text("Your invitation is to listen")).to_be_visible()
     await host.say("what time is it?")
     await guest.sees("It is ")
+
+
+async def test_a_guest_sees_the_answer_and_no_tools_models_or_metadata(
+    server: Server, open_call: OpenCall, call_id: str
+) -> None:
+    session_id = server.start_agent(call_id)
+    _, invitation = server.request("POST", f"/sessions/{session_id}/invitations", {"role": "speaker", "name": "Ada"})
+    owner = await open_call(call_id)
+    await owner.join()
+    guest = await open_call(call_id, fragment=f"#token={invitation['token']}")
+    await guest.say("roll 2 dice")
+    await guest.sees("You rolled ")
+    await owner.sees("You rolled ")
+    await expect(owner.page.locator("[data-tool=roll_dice]")).to_have_count(1)
+    await expect(guest.page.locator("[data-tool]")).to_have_count(0)
+    await expect(guest.page.locator("#session-models dd")).to_have_count(0)
+    assert "roll_dice" not in await guest.page.content()

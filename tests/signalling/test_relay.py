@@ -156,7 +156,9 @@ async def test_an_invitation_leads_to_its_own_session_and_ends_with_it(server: S
     await server.start()  # the first agent of the call is here
     token = await token_for(await far.start(), name="A guest")
     async with guest(server) as socket, server.socket() as other:
-        assert (await socket.hello(token=token))["name"] == "A guest"
+        welcome = await socket.hello(token=token)
+        assert welcome["name"] == "A guest"
+        assert welcome["sessions"][0]["models"] == {}  # what guests are told is judged where the agent is
         await other.hello(name="Other")
         assert await far.people() == ["A guest"]
         await far.tell("close my-call")
