@@ -17,7 +17,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from visionagents_runner.exceptions import RunnerConfigurationError
 from visionagents_runner.secretfile import read_or_make_secret
-from visionagents_runner.utils.sqlite import PrivateConnection
+from visionagents_runner.utils.sqlite import keep_private
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -51,12 +51,13 @@ def _database(url: str) -> dict[str, Any]:
     parts = urlsplit(url)
     name = unquote(parts.path.removeprefix("/"))
     if parts.scheme == "sqlite":
+        path = name or BASE_DIR / "db.sqlite3"
+        keep_private(path)
         return {
             "ENGINE": "django.db.backends.sqlite3",
-            "NAME": name or BASE_DIR / "db.sqlite3",
+            "NAME": path,
             # Without WAL, IMMEDIATE and a timeout, two processes (or threads) that write meet "database is locked".
             "OPTIONS": {
-                "factory": PrivateConnection,  # a file that only its owner reads
                 "transaction_mode": "IMMEDIATE",
                 "timeout": 20,
                 "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",

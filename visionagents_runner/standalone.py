@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .exceptions import RunnerConfigurationError
 from .secretfile import read_or_make_secret
-from .utils.sqlite import PrivateConnection
+from .utils.sqlite import keep_private
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -67,6 +67,7 @@ def _configure(folder: Path) -> None:
     from django.conf import settings
 
     key = read_or_make_secret(folder / SECRET_FILE)
+    keep_private(folder / DATABASE_FILE)
     settings.configure(
         DEBUG=False,
         SECRET_KEY=key,
@@ -93,7 +94,6 @@ def _configure(folder: Path) -> None:
                 "ENGINE": "django.db.backends.sqlite3",
                 "NAME": folder / DATABASE_FILE,
                 "OPTIONS": {
-                    "factory": PrivateConnection,
                     "transaction_mode": "IMMEDIATE",
                     "timeout": 20,
                     "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",

@@ -7,32 +7,22 @@ everybody to read.
 from __future__ import annotations
 
 import os
-import sqlite3
 import stat
 import warnings
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
 
 _BESIDE = ("-wal", "-shm", "-journal")
 
 
-class PrivateConnection(sqlite3.Connection):
-    """For ``DATABASES[...]["OPTIONS"]["factory"]``: `keep_private` before SQLite opens the file."""
-
-    def __init__(self, database: Any, *args: Any, **kwargs: Any) -> None:
-        path = os.fspath(database)
-        if isinstance(path, str) and path and not path.startswith((":", "file:")):  # else: in memory, or a URI
-            keep_private(path)
-        super().__init__(database, *args, **kwargs)
-
-
-def keep_private(path: str) -> None:
+def keep_private(database: str | Path) -> None:
     """Have the file of a database, and those beside it, be of mode 0600; the first is made if it is not there.
 
-    It warns of files that belong to somebody else and are open to others. SQLite gives those that it makes beside a
-    database the database's mode.
+    To be called before SQLite opens it, which gives those that it makes beside a database the database's mode. It warns
+    of files that belong to somebody else and are open to others. Databases in memory, and URIs, are left alone.
     """
-    if os.name != "posix":  # elsewhere modes and owners are not told
+    path = os.fspath(database)
+    if os.name != "posix" or not path or path.startswith((":", "file:")):  # elsewhere modes and owners are not told
         return
     if not os.path.lexists(path):
         with suppress(OSError):  # somebody else was faster; or SQLite will say better what is wrong
