@@ -13,6 +13,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from aiortc.exceptions import InvalidStateError
+
 from . import agents
 from .clients import Closed
 from .kinds import Attack, Attacker, Tally, attacks
@@ -176,7 +178,7 @@ class Siege:
             await self.target.reopen()
             async with asyncio.timeout(_ATTACK_SECONDS):
                 await attack(attacker, Random(seed))
-        except (Closed, ConnectionError, TimeoutError, OSError) as error:
+        except (Closed, InvalidStateError, ConnectionError, TimeoutError, OSError) as error:
             attacker.tally.came(f"gave up: {type(error).__name__}")
         if not self.target.process.alive:
             raise RuntimeError(f"The server died during {attack.__name__} {seed}:\n{self.target.process.tail()}")

@@ -51,6 +51,16 @@ async def test_starts_joins_and_ends_are_counted_and_timed(client: Client) -> No
     assert page("sessions", agent="default", status="active") == 0
 
 
+async def test_media_that_is_refused_is_counted(client: Client) -> None:
+    from visionagents_runner.edge.bounds import refused
+
+    before = (await scrape(client))("media_refused_total", what="offers")
+    refused["offers"] += 1
+    page = await scrape(client)
+    assert page("media_refused_total", what="offers") == before + 1
+    assert page("media_refused_total", what="connections") == refused["connections"]
+
+
 async def test_starts_that_fail_are_counted_by_why(serve: Serve, allow_local: None) -> None:
     entered = asyncio.Event()
     what: list[Any] = []

@@ -10,12 +10,8 @@ from typing import Any
 MAX_CUSTOM_EVENT_BYTES = 5 * 1024
 
 
-refused: Counter[str] = Counter()
-"""How much of what was refused or shut out in this process: "media" connections, "offers"."""
-
-
-def count_refused(what: str) -> None:
-    refused[what] += 1
+refused: Counter[str] = Counter(connections=0, offers=0)
+"""How many offers were refused in this process, and how many connections were shut out, for what they are or send."""
 
 
 class Rate:

@@ -33,8 +33,8 @@ FLOOD_A_SECOND, FLOOD_BURST = 500.0, 5000
 """Dropped packets that may be. Beyond them it is no burst."""
 
 MAX_STREAMS = 31
-"""Numbers of streams (SSRC) that a browser may use: three packets of sound and picture need two or three, and a report,
-which aiortc writes of all, has room for 31."""
+"""Numbers of streams (SSRC) that a browser may use. It needs three or four; a report, which aiortc writes of all that
+it has seen, has room for 31."""
 
 RETRANSMISSIONS = 3
 

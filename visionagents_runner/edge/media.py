@@ -13,7 +13,7 @@ from vision_agents.core.edge.types import TrackType
 
 from ..conf import get_settings
 from .audio import RATE, SILENCE, Gate, Samples, power
-from .bounds import Rate, count_refused, custom_event
+from .bounds import Rate, custom_event, refused
 from .events import Media, Renegotiate, Speaking
 from .offers import BadOffer, read_offer
 from .pcm import PcmLink
@@ -155,7 +155,7 @@ class PersonMedia:
         try:
             offer = read_offer(sdp, speaks_first=bool(get_settings().ICE_SERVERS))
         except BadOffer:
-            count_refused("offers")
+            refused["offers"] += 1
             raise
         async with self._negotiating:
             if not self.person.here:

@@ -94,6 +94,8 @@ class Vp8In(MediaStreamTrack):
         super().stop()
         self._forget()
         self._picture = None
+        if self._decoding is None:
+            self._codec = None  # tens of MB, which a circle of references would keep for a while
         self._wake()
 
     # The receiver's side, which takes this for a queue and a thread
@@ -189,6 +191,8 @@ class Vp8In(MediaStreamTrack):
                     self._wake()
         finally:
             self._decoding = None
+            if self.readyState != "live":
+                self._codec = None
 
     def _decode_one(self, data: bytes, timestamp: int) -> list[VideoFrame] | None:
         """What a frame shows, which may be nothing; None if it cannot be decoded."""
@@ -226,5 +230,4 @@ class _Counter(RateCounter):
 
 def _bound(receiver: Any) -> None:
     receiver._RTCRtpReceiver__nack_generator = Missing()
-    estimator = receiver._RTCRtpReceiver__remote_bitrate_estimator
-    estimator.incoming_bitrate = _Counter(estimator.incoming_bitrate._window_size)
+    receiver._RTCRtpReceiver__remote_bitrate_estimator.incoming_bitrate.__class__ = _Counter

@@ -30,7 +30,7 @@ from ..conf import get_settings
 from ..tasks import spawn
 from .audio import Samples
 from .background import in_background
-from .bounds import count_refused
+from .bounds import refused
 from .door import Door
 from .offers import BadOffer, Offer, has_candidates, limit_video
 from .opus import OpusIn, OpusOut, opus_only
@@ -169,7 +169,7 @@ class Peer:
     def _refuse(self, why: str) -> None:
         """End it, because of what the other side sends."""
         if not self._closing:
-            count_refused("media")
+            refused["connections"] += 1
             logger.warning("A WebRTC connection is closed: %s", _lower(why))
             self._owner.peer_ended(self, "failed", why)
             self.close()
@@ -233,7 +233,7 @@ class Peer:
                 logger.warning("A WebRTC connection did not close in %s s", CLOSE_SECONDS)
                 for transport in self._transports():
                     for protocol in transport.transport._connection._protocols:
-                        protocol.transport.abort()
+                        protocol.transport.close()
         self._connection.remove_all_listeners()
         self._channel = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
+import sys
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from functools import cache
@@ -50,6 +51,7 @@ async def expose(numbers: dict[str, Any], worker: AgentWorker | None, *, openmet
         families += _cluster(await worker.cluster.census(), numbers["agents"])
         collectors.append(worker.instruments.registry)
     families.append(_refused())
+    families.append(_media_refused())
     families.append(_build_info())
     generate = generate_openmetrics if openmetrics else generate_latest
     return await asyncio.to_thread(generate, _Page(families, collectors))
@@ -125,6 +127,14 @@ def _sessions(numbers: dict[str, Any]) -> Iterator[Metric]:
 def _refused() -> Metric:
     text = "What was refused because somebody had more than their share (LIMITS), by what and whose share."
     return _by("refused", text, ("what", "by"), refused().items(), counter=True)
+
+
+def _media_refused() -> Metric:
+    # Not imported: with it would come vision-agents, where nobody has joined a call in a browser yet.
+    bounds = sys.modules.get("visionagents_runner.edge.bounds")
+    counts = {"connections": 0, "offers": 0} if bounds is None else dict(bounds.refused)
+    text = "WebRTC offers that were refused, and connections that were shut out, for what no browser sends."
+    return _by("media_refused", text, ("what",), (((what,), count) for what, count in counts.items()), counter=True)
 
 
 def _worker(worker: AgentWorker) -> Iterator[Metric]:

@@ -111,8 +111,8 @@ export class WebRTC extends EventTarget {
       const listen = (type, take) => this.#link.addEventListener(type, ({ detail }) => take(detail), { signal: stop.signal });
       listen("answer", (message) => message.id === id && settle(resolve, message.sdp));
       listen("error", (message) => message.id === id && settle(reject, new Error(message.detail || message.code)));
-      listen("media", ({ transport, state }) => {
-        if (transport === "webrtc" && state === "failed") settle(reject, new Error("the server's side failed"));
+      listen("media", ({ transport, state, detail }) => {
+        if (transport === "webrtc" && state === "failed") settle(reject, new Error(detail || "the server's side failed"));
       });
       listen("ended", () => settle(reject, new Error("the connection ended")));
       this.#link.send({ type: "offer", id, sdp });
