@@ -27,11 +27,10 @@ from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 from ninja.errors import HttpError
 
-from . import keys, store
+from . import keys, stamps, store
 from .locality import SAFE_METHODS, Facts, is_token_of_this_machine, origin_allowed, site_scheme, why_not_local
 from .models.key import Scope, digest_of
 from .quotas import Who, address_of_request, check_guess, identity_behind, note_valid
-from .tasks import shared
 from .utils.headers import find_cookie
 
 if TYPE_CHECKING:
@@ -334,8 +333,7 @@ async def _by_cookie(request: HttpRequest, permissions: tuple[str, ...]) -> Iden
         return None
     since = judged_since(request)
     if since is not None:  # who is asked about again was let in once
-        look = partial(store.read, _user_of_session, key, ALL_PERMISSIONS)
-        who: Identity | None = await shared(("user", key), since, look)
+        who: Identity | None = await stamps.again(key, since, partial(_user_of_session, permissions=ALL_PERMISSIONS))
         return who and replace(who, permissions=who.permissions.intersection(permissions))
     digest = digest_of(key)
     check_guess(digest, address_of_request(request))

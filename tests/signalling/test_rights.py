@@ -88,6 +88,7 @@ async def test_a_user_who_loses_a_right_leaves_calls_and_feeds(serve: Serve, how
     async with server.socket(**how) as socket, server.socket(feed, **how) as follower:
         await socket.hello()
         await follower.hello()
+        await rounds(2)  # from the second on they are compared with what was known of them
         await sync_to_async(lose)(user)
         assert await socket.end() == answer
         assert words in socket.received[-1]["detail"]
@@ -106,6 +107,7 @@ async def test_a_group_that_loses_its_permission_takes_its_people_along(serve: S
     async with server.socket(**how) as socket, server.socket(**how) as another:
         await socket.hello()
         await another.hello()
+        await rounds(2)
         await group.permissions.aclear()
         assert await socket.end() == SHUT
         assert await another.end() == SHUT
@@ -117,6 +119,7 @@ async def test_a_superuser_who_is_one_no_more_leaves(serve: Serve) -> None:
     how, user = await as_user(server, is_superuser=True)
     async with server.socket(**how) as socket:
         await socket.hello()
+        await rounds(2)
         await get_user_model().objects.filter(pk=user.pk).aupdate(is_superuser=False)
         assert await socket.end() == SHUT
 
@@ -346,7 +349,13 @@ async def test_a_round_looks_up_once_what_people_have_in_common(serve: Serve, mo
     for kept in checks._kept.values():
         kept.begin(since)
     await until(lambda: all(kept._task is not None and kept._task.done() for kept in checks._kept.values()))
-    assert sorted(looks) == ["_present_on", "_user_of_session"]
+    assert sorted(looks) == ["_look", "_present_on"]
+    looks.clear()
+    since = asyncio.get_running_loop().time()
+    for kept in checks._kept.values():
+        kept.begin(since)
+    await until(lambda: all(kept._task is not None and kept._task.done() for kept in checks._kept.values()))
+    assert sorted(looks) == ["_present_on", "_stamps"]  # nothing has changed: nobody is looked at whole
     assert not [socket for socket in sockets if socket.closed is not None]
     for socket in sockets:
         await socket.__aexit__(None, None, None)
