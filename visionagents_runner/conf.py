@@ -30,7 +30,8 @@ class RunnerSettings:
     """Dotted paths of the middleware that the lean API runs, outermost first."""
 
     MAX_BODY_BYTES: int = 1024 * 1024
-    """Largest request body that the API reads, in bytes; above it the answer is 413."""
+    """Largest request body that the API reads, in bytes; above it the answer is 413. Reading holds the interpreter
+    for some milliseconds a MiB."""
 
     START_TIMEOUT: float = 60.0
     """Seconds that ``create_agent`` may take before the session is cancelled."""

@@ -211,20 +211,19 @@ class LeanRequest(ASGIRequest):
 
         receive, self._receive = self._receive, None
         limit = get_settings().MAX_BODY_BYTES
-        chunks: list[bytes] = []
-        size = 0
-        more = True
-        while more:
+        pieces = bytearray()  # of many each may be a byte, and take forty times that if it were kept apart
+        while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 self.broken_off = True
                 raise unreadable()
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            if size > limit:
+            piece: bytes = message.get("body", b"")
+            if len(pieces) + len(piece) > limit:
                 raise too_large(limit)
-            more = message.get("more_body", False)
-        self._body = b"".join(chunks)
+            if not message.get("more_body", False):
+                self._body = bytes(pieces + piece) if pieces else piece
+                return
+            pieces += piece
 
     @property
     def leaves_much(self) -> bool:
@@ -234,7 +233,7 @@ class LeanRequest(ASGIRequest):
         declared = self._header(b"content-length")
         if declared is None:
             return self._header(b"transfer-encoding") is not None
-        return not declared.isdigit() or len(declared) > 9 or int(declared) > _WORTH_KEEPING_BYTES
+        return not (declared.isascii() and declared.isdigit()) or int(declared[:9]) > _WORTH_KEEPING_BYTES
 
     def _header(self, name: bytes) -> str | None:
         return next((value.decode("latin1") for each, value in self.scope["headers"] if each == name), None)

@@ -157,6 +157,7 @@ async def test_no_body_is_read_where_none_is_needed(lean: Client) -> None:
     assert await unread(stranger, "POST", "/sessions", (b"content-length", b"100000")) == (401, True)
     assert await unread(stranger, "POST", "/sessions", (b"content-length", b"9999999")) == (413, True)
     assert await unread(stranger, "POST", "/sessions", (b"transfer-encoding", b"chunked")) == (401, True)
+    assert await unread(stranger, "POST", "/sessions", (b"content-length", "²".encode("latin1"))) == (401, True)
 
 
 # What it leaves out
