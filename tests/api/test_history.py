@@ -19,7 +19,7 @@ from tests.api.test_sessions import TIME, elsewhere, start
 from tests.asgi_client import REMOTE, Client
 from tests.keys.fixtures import with_key
 from visionagents_runner import ServeOptions
-from visionagents_runner.api import history, listing, pages
+from visionagents_runner.api import errors, history, pages
 from visionagents_runner.models import AgentSession, EndReason, EventLine, SessionEvent
 from visionagents_runner.worker import current_worker
 
@@ -189,7 +189,7 @@ async def test_what_may_be_long_is_written_beside_the_loop(
 
         return telling
 
-    for module, name in ((history, "encode_json"), (listing, "encode_json"), (history, "as_text"), (history, "as_vtt")):
+    for module, name in ((history, "encode_json"), (errors, "encode_json"), (history, "as_text"), (history, "as_vtt")):
         monkeypatch.setattr(module, name, tell(getattr(module, name)))
     assert (await client.get("/" + what.format(long_row.pk))).status == 200
     assert threads

@@ -13,9 +13,9 @@ from ..identifiers import clean_call_part
 from ..permissions import Access, Action, authorize
 from .actions import close, own_invitation, start
 from .bodies import authorize_and_parse
-from .errors import Unprocessable, answer, json_response
+from .errors import Unprocessable, answer, json_response, written
 from .found import Found, began, find_on_call, measured
-from .listing import list_page_json
+from .listing import list_page
 from .routes import json_body, operation, runner_of, take_share
 from .schemas import CallSession, CallSessionMetrics, Filters, SessionList, StartCallSession
 from .sessions import START_ANSWERS
@@ -54,7 +54,7 @@ async def list_call_sessions(request: HttpRequest, call_id: str, filters: Query[
     """Of calls of any type with this id; ended ones included."""
     _check(call_id)
     access = await authorize(request, runner_of(request), Action.VIEW, call_id=call_id)
-    return answer(await store.read(list_page_json, access, filters, call_id), "application/json")
+    return answer(await store.read(written, list_page, access, filters, call_id), "application/json")
 
 
 @operation(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ParamSpec
 
 from django.core.exceptions import (
     DisallowedHost,
@@ -36,6 +36,8 @@ from ..headers import NO_PAGE
 from ..store import DATABASE_ERRORS
 from ..utils.text import well_formed
 
+P = ParamSpec("P")
+
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_LIMIT_SECONDS = 5
@@ -46,6 +48,11 @@ _NO_DATABASE = "The database does not answer"
 NOT_READY = "Server is not ready to accept requests"
 
 encode_json: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def written(make: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> bytes:
+    """Return what ``make`` returns, as JSON: for a thread, where there is much to write."""
+    return encode_json(make(*args, **kwargs)).encode()
 
 
 class APIError(HttpError):

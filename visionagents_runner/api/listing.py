@@ -14,7 +14,7 @@ from ..exceptions import InvalidInput
 from ..identifiers import clean_call_part
 from ..models import AgentSession
 from ..permissions import Access
-from .errors import Unprocessable, encode_json
+from .errors import Unprocessable
 from .found import describe
 from .schemas import Filters
 
@@ -57,11 +57,6 @@ def list_page(access: Access, filters: Filters, call_id: str | None) -> dict[str
     page = rows[: filters.limit]
     more = len(rows) > filters.limit
     return {"items": [describe(row) for row in page], "next": _encode(page[-1]) if more else None}
-
-
-def list_page_json(access: Access, filters: Filters, call_id: str | None) -> bytes:
-    """`list_page` as JSON, written where it queries: a page may have more than 1 MB."""
-    return encode_json(list_page(access, filters, call_id)).encode()
 
 
 def _clean(field: str, value: str) -> str:
