@@ -97,11 +97,13 @@ async def test_what_arrives_is_signed_and_says_what_the_api_says(one: Receiver, 
     assert data["metadata"] == {"order": "7 é\u2028"}
     assert b"spoken" not in request.body
 
+    from django.http import HttpRequest
+
     from visionagents_runner.api.found import detail
     from visionagents_runner.permissions import Access
 
     ended_row = await store.read(lambda: AgentSession.objects.get(pk=session.pk))
-    assert data == await detail(ended_row, Access())
+    assert data == await detail(HttpRequest(), ended_row, Access())
     sent = await row()
     assert (sent.state, sent.attempts, sent.last_status, sent.last_error) == ("delivered", 1, 200, "")
     assert sent.delivered_at is not None
