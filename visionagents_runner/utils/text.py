@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 
@@ -68,7 +69,13 @@ def _bare(name: str) -> str:
 
 
 def _written_out(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode()
+    hidden = found[0]
+    return _escape(hidden) if len(hidden) == 1 else hidden.encode("unicode_escape").decode()
+
+
+@functools.cache
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 def _json_escapes(found: re.Match[str]) -> str:
