@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from django.conf import settings
 from django.core import asgi as django_asgi
 
+from .bodylimit import within_limit
 from .exceptions import NotReady, RunnerConfigurationError
 from .prefixes import included_prefixes
 from .routing import CALL, FEED, match_call, match_feed
@@ -63,12 +64,15 @@ class AgentsApplication:
             await self._serve_feed({**scope, FEED: feed}, receive, send)
         elif scope["type"] == "websocket" and self._application is None:
             await _refuse_websocket(receive, send)
+        elif scope["type"] == "http":
+            await within_limit(self._inner, scope, receive, send, only_django=self.only_django)
         else:
             await self._inner(scope, receive, send)
 
-    def is_api_path(self, path: bytes) -> bool:
-        """Whether ``path``, as it stands in the request line, is one of the API's that go without Django."""
-        return self._lean is not None and self._lean.matches({"type": "http", "path": path, "raw_path": path})
+    @property
+    def only_django(self) -> bool:
+        """Whether what is not the API's is Django's."""
+        return self._application is None
 
     def prepare(self) -> None:
         """Build now what would hold the event loop at the first request."""

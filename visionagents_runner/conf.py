@@ -33,6 +33,25 @@ class RunnerSettings:
     """Largest request body that the API reads, in bytes; above it the answer is 413. Reading holds the interpreter
     for some milliseconds a MiB."""
 
+    MAX_PROJECT_BODY_BYTES: int | None = 100 * 1024 * 1024
+    """The same of the project's other paths, uploads included. None: what Django takes, which is files of any size."""
+
+    MAX_MESSAGE_BYTES: int = 1024 * 1024
+    """Largest message of a WebSocket that ``serveagents`` takes, in bytes; above it the connection ends."""
+
+    HEAD_TIMEOUT: float = 10.0
+    """Seconds that a client may take to send a request's first line and headers; 0 for any. This and the three below
+    are for the servers of ``serveagents``. None of them ends an answer that takes its time, nor a call."""
+
+    BODY_TIMEOUT: float = 30.0
+    """Seconds that a request's body may come slower than 4 KiB a second; 0 for any."""
+
+    SEND_TIMEOUT: float = 30.0
+    """Seconds that a client may take less than 4 KiB a second of what waits to be sent to it; 0 for any."""
+
+    KEEP_ALIVE_TIMEOUT: float = 60.0
+    """Seconds that a connection may wait for its next request; 0 for any."""
+
     START_TIMEOUT: float = 60.0
     """Seconds that ``create_agent`` may take before the session is cancelled."""
 

@@ -1,13 +1,16 @@
-"""`OrderedServer`: a uvicorn whose end is decided by whoever embeds it."""
+"""`OrderedServer`: a uvicorn whose end is decided by whoever embeds it, and whose connections are watched."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
+
+from .connections import BODY_READ_BYTES, MOST_HEAD_BYTES, READ_BYTES, Gate, Phase, Watch, answer, read_at_once
 
 
 class OrderedServer(uvicorn.Server):
@@ -16,7 +19,9 @@ class OrderedServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, *, on_startup: Callable[[], None]) -> None:
         super().__init__(config)
         config.app = _Application(config.app, self)
+        self.watch = Watch()
         self._on_startup = on_startup
+        self._listeners: list[socket.socket] = []
         self.listens = True
         """Whether it takes connections, once it has started."""
 
@@ -25,10 +30,17 @@ class OrderedServer(uvicorn.Server):
         yield  # they are the worker's: it drains first
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
+        _watch_connections(self.config, self.watch)
+        self._listeners = sockets or []
+        await super().startup(sockets=[Gate(listener, self.watch) for listener in self._listeners])
+        self.watch.start(asyncio.get_running_loop())
         if not self.listens:
             self.stop_listening()
         self._on_startup()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets=sockets)
+        self.watch.stop()
 
     def leave(self) -> None:
         self.should_exit = True
@@ -38,6 +50,8 @@ class OrderedServer(uvicorn.Server):
         self.listens = False
         for server in getattr(self, "servers", ()):  # uvicorn makes the list when it starts
             server.close()
+        for listener in self._listeners:
+            listener.close()
 
     def hang_up(self) -> None:
         """End each connection: now, or with the answer to the request that is under way. WebSockets go on."""
@@ -63,3 +77,185 @@ class _Application:
             await send(message)
 
         await self._application(scope, receive, send_perhaps_the_last if scope["type"] == "http" else send)
+
+
+def _watch_connections(config: uvicorn.Config, watch: Watch) -> None:
+    """Have uvicorn make connections that ``watch`` knows of, whichever of its implementations it has chosen."""
+    if not config.loaded:
+        config.load()
+    chosen: Any = config.http_protocol_class
+    bases = (_WatchedHTTP, chosen) if not hasattr(chosen, "on_header") else (_BoundedHeaders, _WatchedHTTP, chosen)
+    config.http_protocol_class = type(chosen.__name__, bases, {"watch": watch})
+    if (for_websockets := config.ws_protocol_class) is not None:
+        config.ws_protocol_class = type("WebSocketProtocol", (_WatchedWebSocket, for_websockets), {})
+
+
+class _Wire:
+    """A transport that its protocol sees, and the watch; it lingers where a client still sends what nobody reads."""
+
+    def __init__(self, transport: Any, protocol: Any, watch: Watch) -> None:
+        self._transport = transport
+        self._protocol = protocol
+        self.websocket: Any = None
+        self.watched = watch.add(self)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    # What uvicorn calls
+
+    def close(self) -> None:
+        if self.watched.phase is Phase.ENDING:
+            return
+        cycle = self._protocol.cycle
+        lingers = self.websocket is None and cycle is not None and cycle.more_body and not self._transport.is_closing()
+        self.watched.enter(Phase.ENDING)
+        if lingers:
+            self._transport.write_eof()
+            self._transport.resume_reading()
+        else:
+            self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self.watched.phase is Phase.ENDING or bool(self._transport.is_closing())
+
+    # What the watch calls
+
+    def unsent(self) -> int:
+        return int(self._transport.get_write_buffer_size())
+
+    def reads(self) -> bool:
+        return bool(self._transport.is_reading())
+
+    def fragments(self) -> int:
+        return len(getattr(self.websocket, "frames", ()))
+
+    def refuse(self, words: bytes) -> None:
+        cycle = self._protocol.cycle
+        busy = cycle is not None and not cycle.response_complete
+        if self.websocket is not None or self.is_closing() or (busy and cycle.response_started):
+            self.drop()
+            return
+        self._transport.write(words)
+        if busy:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self.watched.enter(Phase.ENDING)
+        self._transport.write_eof()
+        self._transport.resume_reading()
+
+    def drop(self) -> None:
+        self.watched.enter(Phase.ENDING)
+        self._transport.abort()
+
+
+class _WatchedHTTP:
+    """uvicorn's connection, as the watch wants to see it. What it waits for is read off its ``cycle``."""
+
+    watch: Watch
+    cycle: Any
+    transport: Any
+    _cycle: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        read_at_once(transport, READ_BYTES)
+        super().connection_made(_Wire(transport, self, self.watch))  # type: ignore[misc]
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport.watched.gone()
+        super().connection_lost(error)  # type: ignore[misc]
+
+    def data_received(self, data: bytes) -> None:
+        watched = self.transport.watched
+        watched.heard(len(data))
+        if watched.phase is Phase.ENDING:
+            return
+        super().data_received(data)  # type: ignore[misc]
+        self._look()
+        if watched.is_excessive():
+            if watched.phase is Phase.HEAD:
+                watched.end(
+                    "too_large", 431, f"The request line and the headers are larger than {MOST_HEAD_BYTES} bytes"
+                )
+            else:
+                watched.end("too_large")
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()  # type: ignore[misc]
+        self._look()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()  # type: ignore[misc]
+        self.transport.watched.stall()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()  # type: ignore[misc]
+        self.transport.watched.flow()
+
+    def _look(self) -> None:
+        """Say what the connection waits for now."""
+        watched, cycle = self.transport.watched, self.cycle
+        if cycle is None or self.transport.websocket is not None:
+            return
+        if cycle is not self._cycle:
+            self._cycle = cycle
+            watched.enter(Phase.BODY if cycle.more_body else Phase.ANSWER)
+            headers = {name for name, _ in cycle.scope["headers"]}
+            if {b"content-length", b"transfer-encoding"} <= headers:  # a proxy before us may have gone by the other
+                self.transport.refuse(answer(400, "Content-Length and Transfer-Encoding exclude each other"))
+                return
+            known = b"content-length" in headers
+            read_at_once(self.transport._transport, BODY_READ_BYTES if cycle.more_body and known else READ_BYTES)
+        if cycle.response_complete:
+            if not cycle.more_body and watched.phase in (Phase.BODY, Phase.ANSWER):
+                watched.enter(Phase.IDLE)
+            elif cycle.more_body and watched.phase is Phase.BODY:
+                watched.enter(Phase.REST)
+        elif not cycle.more_body and watched.phase is Phase.BODY:
+            watched.enter(Phase.ANSWER)
+            read_at_once(self.transport._transport, READ_BYTES)
+
+
+class _BoundedHeaders:
+    """httptools takes as many headers as come, before a body and after it."""
+
+    _header_bytes = 0
+
+    def on_message_begin(self) -> None:
+        self._header_bytes = 0
+        super().on_message_begin()  # type: ignore[misc]
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > MOST_HEAD_BYTES:
+            raise ValueError("too many headers")  # which the parser tells uvicorn, and uvicorn the client
+        super().on_header(name, value)  # type: ignore[misc]
+
+
+class _WatchedWebSocket:
+    _wire: _Wire
+
+    def connection_made(self, transport: Any) -> None:
+        self._wire = transport
+        transport.websocket = self
+        transport.watched.enter(Phase.HANDSHAKE)
+        super().connection_made(transport)  # type: ignore[misc]
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._wire.watched.gone()
+        super().connection_lost(error)  # type: ignore[misc]
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "websocket.accept":
+            self._wire.watched.enter(Phase.WEBSOCKET)
+        await super().send(message)  # type: ignore[misc]
+
+    def pause_writing(self) -> None:
+        super().pause_writing()  # type: ignore[misc]
+        self._wire.watched.stall()
+        self._wire.pause_reading()  # or answers to pings go on to pile up
+
+    def resume_writing(self) -> None:
+        super().resume_writing()  # type: ignore[misc]
+        self._wire.watched.flow()
+        self._wire.resume_reading()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import store
 from .application import AgentsApplication, project_application, sweep
+from .conf import get_settings
 from .exceptions import RunnerConfigurationError
 from .life import LAST_REQUESTS_SECONDS, Life
 from .logs import Format, configure_logging
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 SERVERS = ("daphne", "uvicorn")
 _BACKLOG = 2048
+_NO_KEEP_ALIVE_TIMEOUT = 3600
 _THREADS = "visionagents-"
 _LOADING_THREADS = "speech-load"
 
@@ -188,22 +190,14 @@ def _threads_left(seconds: float) -> list[str]:
 
 
 def _serve_daphne(application: AgentsApplication, listener: socket.socket, life: Life, *, debug: bool) -> None:
-    from daphne.server import Server  # installs Twisted's reactor: not before it is wanted
     from twisted.internet import reactor as _reactor
 
-    from .bodylimit import limit_bodies
+    from .daphne_server import OrderedDaphne  # installs Twisted's reactor: not before it is wanted
 
     reactor: Any = _reactor
 
-    class OrderedServer(Server):  # type: ignore[misc]  # daphne is not typed
-        def kill_all_applications(self) -> Any:
-            # Daphne's own raises KeyError for a client that had sent only half of its headers.
-            for details in self.connections.values():
-                details.setdefault("application_instance", _done_future())
-            return super().kill_all_applications()
-
     def begin() -> None:
-        limit_bodies(server.http_factory, application)
+        server.watch.start(reactor._asyncioEventloop)
         life.begin(stop)
 
     def stop() -> None:
@@ -219,7 +213,7 @@ def _serve_daphne(application: AgentsApplication, listener: socket.socket, life:
         reactor.callLater(0, begin)
         reactor.addSystemEventTrigger("before", "shutdown", after_applications)
 
-    server = OrderedServer(
+    server = OrderedDaphne(
         application,
         endpoints=[_endpoint(listener)],
         signal_handlers=False,
@@ -268,13 +262,18 @@ def uvicorn_server(
 
     from .ordered import OrderedServer
 
+    limits = get_settings()
     config = uvicorn.Config(
         application,
         lifespan="off",
         workers=1,  # else uvicorn reads WEB_CONCURRENCY, whatever that is
         log_config=None,
         access_log=True,
-        ws="auto",
+        ws="websockets-sansio",
+        ws_max_size=limits.MAX_MESSAGE_BYTES,
+        # Audio does not get smaller, and a kilobyte that unpacks to a megabyte does not come.
+        ws_per_message_deflate=False,
+        timeout_keep_alive=limits.KEEP_ALIVE_TIMEOUT or _NO_KEEP_ALIVE_TIMEOUT,  # type: ignore[arg-type]  # takes a float
         # The calls have ended by then. Without it, a client that has sent half a body keeps the server for ever.
         timeout_graceful_shutdown=patience,
     )
@@ -319,12 +318,6 @@ def url_of(listener: socket.socket) -> str:
     if host in {"0.0.0.0", "::"}:  # noqa: S104 - shown, not bound
         host = "localhost"
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
-
-
-def _done_future() -> asyncio.Future[None]:
-    future: asyncio.Future[None] = asyncio.get_event_loop().create_future()
-    future.set_result(None)
-    return future
 
 
 def _log_daphne_action(protocol: str, action: str, details: dict[str, Any]) -> None:

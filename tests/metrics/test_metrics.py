@@ -240,7 +240,7 @@ async def test_names_and_labels_keep_to_prometheus_conventions(client: Client) -
         assert "_ms" not in family.name
     labels = {label for family in ours for sample in family.samples for label in sample.labels}
     assert labels == {
-        "agent", "status", "outcome", "reason", "how", "part", "state", "le", "waits_for", "what", "by",
+        "agent", "status", "outcome", "reason", "how", "part", "state", "le", "waits_for", "what", "by", "kind",
         "version", "vision_agents", "django", "python",
     }  # fmt: skip
     text = (await client.get("/metrics", headers={"accept": "text/plain"})).body.decode()

@@ -20,7 +20,7 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPEN
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
-from .. import __version__
+from .. import __version__, connections
 from ..looplag import BUCKETS
 from ..models import SessionStatus
 from ..quotas import refused
@@ -42,7 +42,7 @@ async def expose(numbers: dict[str, Any], worker: AgentWorker | None, *, openmet
 
     It is read from memory on the loop, and written in a thread: the text takes milliseconds.
     """
-    families = list(_sessions(numbers))
+    families = [*_sessions(numbers), *_connections()]
     collectors: list[Collector] = [PROCESS_COLLECTOR]
     if worker is not None:
         for agent in numbers["agents"]:
@@ -135,6 +135,15 @@ def _media_refused() -> Metric:
     counts = {"connections": 0, "offers": 0} if bounds is None else dict(bounds.refused)
     text = "WebRTC offers that were refused, and connections that were shut out, for what no browser sends."
     return _by("media_refused", text, ("what",), (((what,), count) for what, count in counts.items()), counter=True)
+
+
+def _connections() -> Iterator[Metric]:
+    requests, websockets = connections.numbers()
+    open_now = ((("http",), requests), (("websocket",), websockets))
+    yield _by("connections", "Connections that are open, where serveagents serves.", ("kind",), open_now)
+    why = (((reason,), count) for reason, count in connections.refused.items())
+    text = "Connections that this process refused or ended, by reason."
+    yield _by("connections_refused", text, ("reason",), why, counter=True)
 
 
 def _worker(worker: AgentWorker) -> Iterator[Metric]:
