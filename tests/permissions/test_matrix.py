@@ -16,16 +16,18 @@ from tests.asgi_client import REMOTE, Client
 from tests.keys.fixtures import afresh, make_key
 from tests.permissions.test_users import sign_in
 from tests.signalling import conftest as signalling
+from tests.signalling import relayed
 from tests.signalling.conftest import Serve, Server
+from tests.signalling.relayed import far_process
 from visionagents_runner import ServeOptions
 from visionagents_runner.edge import find_room
-from visionagents_runner.models import AgentKey
+from visionagents_runner.models import AgentKey, AgentSession
 from visionagents_runner.mount import LeanAPI
 from visionagents_runner.tokens import make_join_token
 
 __all__ = ["afresh"]
 
-serve = signalling.serve
+serve, redis_layer = signalling.serve, relayed.redis_layer
 
 ME, OTHER = "me", "other"
 NOBODY, MAY_NOT = 401, 403
@@ -177,12 +179,15 @@ class Person:
 
 
 async def person(serve: Serve, who: Who) -> Person:
-    server = await serve(who.options)
-    client, user = await sign_in(Client(None), *who.permissions, name=ME, **who.fields)
-    other = await sync_to_async(get_user_model().objects.create_user)(OTHER)
+    return await person_on(await serve(who.options), who)
+
+
+async def person_on(server: Server, who: Who, name: str = ME) -> Person:
+    client, user = await sign_in(Client(None), *who.permissions, name=name, **who.fields)
+    other, _ = await get_user_model().objects.aget_or_create(username=OTHER)
     headers = {"cookie": client.headers["cookie"], "origin": "https://agents.example"}
     if who.scopes:
-        row, plain = await sync_to_async(make_key)(*who.scopes, owner=ME)
+        row, plain = await sync_to_async(make_key)(*who.scopes, owner=name)
         headers = {"authorization": f"Bearer {plain}"}
         await sync_to_async(who.spoil)(row)
     else:
@@ -321,3 +326,21 @@ async def test_who_waits_on_a_call_hears_the_session_that_starts_later_only_if_t
             room = find_room("default", call_id)
             assert room is not None
             assert bool(room.people) == (who.guest != "" or who.sees(owner))
+
+
+async def test_the_same_rule_holds_where_the_agents_are_at_another_worker(redis_layer: None, serve: Serve) -> None:
+    server = await serve()
+    said: dict[tuple[str, str], Any] = {}
+    done: dict[tuple[str, str], Any] = {}
+    async with far_process() as far:
+        for number, (name, who) in enumerate(WHO.items()):
+            if who.options is not None:
+                continue
+            me = await person_on(server, who, name=f"{ME}-{number}")
+            for scene in ("other's session", "own, and a second one by another"):
+                call_id = f"{number}-{len(SCENES[scene])}"
+                keys = [await far.tell(f"start_for {call_id} {me.ids[owner]}") for owner in SCENES[scene]]
+                sessions = [await AgentSession.objects.aget(pk=key) for key in keys]
+                said[name, scene] = call_says(who, SCENES[scene])
+                done[name, scene] = await call_does(me, call_id, sessions)
+    assert done == said

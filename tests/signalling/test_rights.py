@@ -37,7 +37,8 @@ def quick_rechecks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_round_and_what_it_takes_are_under_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    assert recheck.RECHECK_SECONDS + recheck.SPREAD_SECONDS <= 4.0
+    # What was looked up at the beginning of a round may count to its end.
+    assert recheck.RECHECK_SECONDS + 2 * recheck.SPREAD_SECONDS <= 4.0
 
 
 def permission(codename: str) -> Permission:

@@ -17,10 +17,10 @@ from ..tasks import spawn
 
 logger = logging.getLogger(__name__)
 
-RECHECK_SECONDS = 2.5
-"""Between the end of a round and the next one. With `SPREAD_SECONDS`, and what the database takes to answer, it is
-under 5 s until whoever lost a right is out."""
-SPREAD_SECONDS = 1.0
+RECHECK_SECONDS = 2.4
+"""Between the end of a round and the next one. With `SPREAD_SECONDS`, twice at worst, and what the database takes to
+answer, it is under 5 s until whoever lost a right is out."""
+SPREAD_SECONDS = 0.8
 """How long a round takes at most to ask about all: not all at once, on the loop that carries audio."""
 
 _AT_ONCE = 4
