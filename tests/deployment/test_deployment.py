@@ -104,6 +104,7 @@ def test_every_setting_that_the_page_names_exists(name: str) -> None:
         "DATABASE_URL",
         "REDIS_URL",
         "SECRET_KEY",
+        "SECRET_KEY_FALLBACKS",
         "CHANNEL_LAYERS",
         "ALLOWED_HOSTS",
         "FORWARDED_ALLOW_IPS",
