@@ -34,7 +34,7 @@ async def main(options: argparse.Namespace, console: Console) -> int:
         console.print(text, highlight=False, markup=False)
 
     try:
-        async with siege(folder, server=options.server, seed=int(seed), tell=tell) as one:
+        async with siege(folder, server=options.server, seed=int(seed), limits=options.limits, tell=tell) as one:
             if options.again:
                 for seen in await one.repeat(options.again, options.seed, times=5):
                     console.print_json(json.dumps(seen))
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kind", default="", help=f"one or more of {','.join(NAMES)}")
     parser.add_argument("--seed", default="1", help="the same seed is the same input")
     parser.add_argument("--server", choices=["daphne", "uvicorn"], default="daphne")
+    parser.add_argument("--limits", action="store_true", help="leave the limits of one invitation or key in force")
     parser.add_argument("--keep", action="store_true", help="keep the server's log and database")
     parser.add_argument(
         "--figures", action="store_true", help="measure the inputs that were once found to hold the loop"

@@ -56,8 +56,12 @@ def show(siege: Siege, console: Console) -> None:
         f"Server: {siege.before[0]:.0f} MB and {siege.before[1]} descriptors before, "
         f"{siege.after[0]:.0f} MB and {siege.after[1]} after"
     )
+    for row in siege.rows.values():
+        unheard = ", ".join(f"{name} {count}" for name, count in row.unheard.most_common(5) if count)
+        if unheard:
+            console.print(f"Concealed during {row.kind}: {unheard}", highlight=False)
     for hold in siege.holds:
-        word = "[red]confirmed[/]" if hold.confirmed else "not confirmed"
+        word = "[red]confirmed[/]" if hold.confirmed else "not confirmed" if hold.again else "not repeated"
         console.print(
             f"held {hold.held_ms:,.0f} ms (CPU {hold.cpu_ms:,.0f}), again {hold.repetitions}: "
             f"{hold.attack} {hold.seed}, {word}\n    {hold.where}",

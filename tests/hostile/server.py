@@ -147,9 +147,9 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def running(folder: Path, server: str = "daphne") -> AsyncIterator[Target]:
-    """Run a server on a database in ``folder``; its calls are open."""
-    env = environment(folder)
+async def running(folder: Path, server: str = "daphne", *, limits: bool = False) -> AsyncIterator[Target]:
+    """Run a server on a database in ``folder``; its calls are open. ``limits``: with those that it ships with."""
+    env = {**environment(folder), "HOSTILE_LIMITS": "shipped" if limits else ""}
     made = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "tests.hostile.prepare"],

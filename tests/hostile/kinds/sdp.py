@@ -55,7 +55,7 @@ def retransmissions(types: int = 150, feedback: int = 1650) -> str:
     ]  # fmt: skip
     for number in numbers[1:]:
         lines += [f"a=rtpmap:{number} rtx/90000", f"a=fmtp:{number} apt=96"]
-    lines += ["a=rtcp-fb:96 nack"] * feedback
+    lines += ["a=rtcp-fb:* nack"] * feedback
     return "\r\n".join(lines) + "\r\n"
 
 
