@@ -194,7 +194,10 @@ class Wire:
                 self.count += 1
                 if opcode == 2:
                     return payload
-                message = json.loads(payload)
+                try:
+                    message = json.loads(payload)
+                except ValueError:  # deflated: nobody here reads it
+                    return payload
                 if message["type"] == "ping":
                     await self.send("pong", t=message["t"])
                     await self.send("ack", n=self.count)

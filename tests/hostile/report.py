@@ -63,7 +63,8 @@ def show(siege: Siege, console: Console) -> None:
     for hold in siege.holds:
         word = "[red]confirmed[/]" if hold.confirmed else "not confirmed" if hold.again else "not repeated"
         console.print(
-            f"held {hold.held_ms:,.0f} ms (CPU {hold.cpu_ms:,.0f}), again {hold.repetitions}: "
+            f"held {hold.held_ms:,.0f} ms (CPU {hold.cpu_ms:,.0f}, garbage collection {hold.collecting_ms:,.0f}), "
+            f"again {hold.repetitions}: "
             f"{hold.attack} {hold.seed}, {word}\n    {hold.where}",
             highlight=False,
         )

@@ -11,19 +11,32 @@ from . import Attacker, junk
 from .rtp import Line, line
 
 
-async def _opened(one: Line) -> Any:
-    channel = one.page.channel
+async def _opened(attacker: Attacker, rng: Random) -> tuple[Line, Any]:
+    """A connection whose data channel is open, and the channel."""
+    one = await line(attacker, rng)
+    if one.page.channel.readyState == "closed" or one.page.pc.sctp.state != "connected":
+        await attacker.close()
+        one = await line(attacker, rng)
     async with asyncio.timeout(10):
-        while channel.readyState != "open":
-            if channel.readyState == "closed":
+        while one.page.channel.readyState != "open":
+            if one.page.channel.readyState == "closed":
                 raise ConnectionError("The data channel is closed")
             await asyncio.sleep(0.02)
-    return channel
+    return one, one.page.channel
+
+
+def _send_over(channel: Any, message: str | bytes) -> None:
+    """
+    Raises:
+        ConnectionError: the other side has closed the channel.
+    """
+    if channel.readyState != "open":
+        raise ConnectionError("The data channel is closed")
+    channel.send(message)
 
 
 async def messages(attacker: Attacker, rng: Random) -> None:
-    one = await line(attacker, rng)
-    channel = await _opened(one)
+    _, channel = await _opened(attacker, rng)
     for _ in range(80):
         attacker.tally.sent()
         message: Any = junk.dump(junk.mutated(rng, {"type": "custom", "data": {"a": 1}}))
@@ -34,37 +47,34 @@ async def messages(attacker: Attacker, rng: Random) -> None:
             message = f'{{"type":"custom","data":{rng.choice(junk.BODIES)(rng.choice((1000, 5000, 16_000))).decode()}}}'
         elif kind == 2:
             message = junk.mangled(rng, message.encode()).decode("utf-8", "replace")
-        channel.send(message if isinstance(message, bytes) else message.encode("utf-8", "replace").decode())
+        _send_over(channel, message if isinstance(message, bytes) else message.encode("utf-8", "replace").decode())
         await asyncio.sleep(0.005)
 
 
 async def flood(attacker: Attacker, rng: Random) -> None:
-    one = await line(attacker, rng)
-    channel = await _opened(one)
+    _, channel = await _opened(attacker, rng)
     message = rng.choice(
         ('{"type":"custom","data":{}}', "x", "[" * 15_000, '{"type":"custom","data":' + '{"a":' * 900 + "0" + "}" * 901)
     )
     for number in range(2000):
         attacker.tally.sent()
-        channel.send(message)
+        _send_over(channel, message)
         if number % 50 == 0:
             await asyncio.sleep(0.01)
 
 
 async def large(attacker: Attacker, rng: Random) -> None:
-    one = await line(attacker, rng)
-    channel = await _opened(one)
+    _, channel = await _opened(attacker, rng)
     for _ in range(3):
         attacker.tally.sent()
         size = rng.choice((16_385, 65_536, 262_000, 1_000_000, 4_000_000))
-        channel.send("x" * size if rng.random() < 0.5 else bytes(size))
+        _send_over(channel, "x" * size if rng.random() < 0.5 else bytes(size))
         await asyncio.sleep(0.3)
 
 
 async def channels(attacker: Attacker, rng: Random) -> None:
     """Many of them, with labels that are long, odd, or the one that counts."""
-    one = await line(attacker, rng)
-    await _opened(one)
+    one, _ = await _opened(attacker, rng)
     made = []
     for number in range(rng.choice((20, 300))):
         attacker.tally.sent()
@@ -89,8 +99,7 @@ def _chunk(kind: int, flags: int, body: bytes) -> bytes:
 
 
 async def _association(attacker: Attacker, rng: Random) -> tuple[Line, Any]:
-    one = await line(attacker, rng)
-    await _opened(one)
+    one, _ = await _opened(attacker, rng)
     return one, one.page.pc.sctp
 
 
