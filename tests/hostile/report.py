@@ -56,6 +56,7 @@ def show(siege: Siege, console: Console) -> None:
         f"Server: {siege.before[0]:.0f} MB and {siege.before[1]} descriptors before, "
         f"{siege.after[0]:.0f} MB and {siege.after[1]} after"
     )
+    console.print(f"Memory after each round: {', '.join(f'{each:.0f}' for each in siege.memory)} MB")
     for row in siege.rows.values():
         unheard = ", ".join(f"{name} {count}" for name, count in row.unheard.most_common(5) if count)
         if unheard:

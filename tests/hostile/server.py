@@ -75,6 +75,13 @@ class Target:
         self.attentive = started["session_id"]
         await self.invite()
 
+    async def tidy(self) -> None:
+        """Close the sessions that attacks have started: what goes on is no leak."""
+        for status in ("starting", "active"):
+            for row in (await self.must("GET", f"/sessions?status={status}&limit=200"))["items"]:
+                if row["session_id"] not in {self.music, self.attentive}:
+                    await self.ask("DELETE", f"/sessions/{row['session_id']}")
+
     async def invite(self) -> None:
         for role in ("speaker", "listener"):
             path = f"/sessions/{self.attentive}/invitations"

@@ -29,14 +29,15 @@ PEAK_MB = 160.0
 """What one kind of input, with all its connections, may take of memory while it goes on."""
 LEFT_MB = 48.0
 """What a whole run may leave, of caches that fill once and of memory that the allocator keeps."""
-LEFT_DESCRIPTORS = 6
+LEFT_DESCRIPTORS = 24
+"""Each thread that answers pages of Django's has a connection to the database, three descriptors, once it did so."""
 
 _ATTACK_SECONDS = 60.0
 _REPEATS = 3
 _KNOWN = 2
 """An attack that was confirmed so often is not repeated any more."""
 _ENOUGH_FRAMES = 1500
-_GONE_SECONDS = 20.0
+_GONE_SECONDS = 10.0
 
 
 @dataclass
@@ -100,6 +101,8 @@ class Siege:
         self.failures: list[str] = []
         self.before = (0.0, 0)
         self.after = (0.0, 0)
+        self.memory: list[float] = []
+        """MB after each round."""
         self._tell = tell
         self._numbers: dict[str, itertools.count[int]] = {}
 
@@ -113,7 +116,7 @@ class Siege:
 
     async def end(self) -> None:
         """Note what is left, once everybody has gone."""
-        await self._until_gone(self.before[1] + LEFT_DESCRIPTORS)
+        await self._until_gone(self.before[1])
         await self.target.watch.ask("settle")
         await asyncio.sleep(1)
         self.after = (self.target.memory_mb(), self.target.descriptors())
@@ -139,6 +142,7 @@ class Siege:
                 done += 1
         finally:
             await attacker.close()
+        await self.target.tidy()
         row.seconds += time.monotonic() - started
         row.peak_mb = max(row.peak_mb, self.target.peak_mb() - memory)
         await self._until_gone(descriptors + 2)
@@ -293,4 +297,5 @@ async def run(one: Siege, kinds: Iterable[str], seconds: float) -> None:
     for _ in range(rounds):
         for kind in kinds:
             await one.attack(kind, seconds / rounds / len(kinds))
+        one.memory.append(one.target.memory_mb())
     await one.end()
