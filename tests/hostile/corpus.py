@@ -111,6 +111,17 @@ async def _long_words(siege: Siege) -> str:
     return str(answer.status)
 
 
+def _form(body: Callable[[], bytes], kind: str) -> Callable[[Siege], Awaitable[str]]:
+    """Posted by nobody, to where nothing is."""
+
+    async def throw(siege: Siege) -> str:
+        headers = {"Content-Type": kind}
+        answer = await request(siege.target.port, "POST", "/nowhere", headers=headers, body=body(), seconds=_SECONDS)
+        return _words(answer)
+
+    return throw
+
+
 async def _fragments(siege: Siege) -> str:
     async with Wire.open(siege.target.port, call_path(siege.target.CALL)) as wire:
         await wire.hello(token=siege.target.tokens["listener"])
@@ -134,7 +145,9 @@ def figures() -> list[Figure]:
         Figure("3 VP8 of 210 bytes, 16383 x 16383; leaving", "64 s, 880 MB", _pictures),
         Figure("4 ten clients ask for openapi.json", "/health waits 2.3 s", _documented),
         Figure("5 events?limit=1000 of long events", "0.7 s", _history),
-        Figure("+ 4,000 letters of two bytes, answered", "140 ms", _long_words),
+        Figure("+ form of 100,000 fields", "110 ms", _form(lambda: junk.form(100_000), junk.FORM)),
+        Figure("+ form of 10,000 parts", "200 ms", _form(lambda: junk.parts(10_000), junk.PARTS)),
+        Figure("+ 4,000 letters of two bytes, answered", "-", _long_words),
         Figure("+ 90,000 fragments of one byte", "125 ms", _fragments),
     ]
 

@@ -128,12 +128,9 @@ async def a_body_that_streams(attacker: Attacker, rng: Random) -> None:
 async def a_form_with_many_fields(attacker: Attacker, rng: Random) -> None:
     path = rng.choice(("/admin/login/", "/call/", "/sessions", "/"))
     if rng.random() < 0.5:
-        body = b"&".join(b"%d=x" % each for each in range(rng.choice((1000, 100_000))))
-        kind = "application/x-www-form-urlencoded"
+        body, kind = junk.form(rng.choice((1000, 100_000))), junk.FORM
     else:
-        part = '--b\r\nContent-Disposition: form-data; name="{}"\r\n\r\nx\r\n'
-        body = "".join(part.format(each) for each in range(rng.choice((500, 10_000)))).encode() + b"--b--\r\n"
-        kind = "multipart/form-data; boundary=b"
+        body, kind = junk.parts(rng.choice((500, 10_000))), junk.PARTS
     headers = {**_headers(attacker, rng), "Content-Type": kind}
     attacker.tally.answered(
         await request(attacker.target.port, "POST", path, headers=headers, body=body, source=source(rng))

@@ -159,6 +159,18 @@ def same_text(size: int) -> bytes:
     return b'{"call_id":"x","agent":' + b"[" + b'"aaaaaaaa",' * (size // 11) + b'""]}'
 
 
+FORM, PARTS = "application/x-www-form-urlencoded", "multipart/form-data; boundary=b"
+
+
+def form(fields: int) -> bytes:
+    return b"&".join(b"%d=x" % each for each in range(fields))
+
+
+def parts(number: int) -> bytes:
+    one = '--b\r\nContent-Disposition: form-data; name="{}"\r\n\r\nx\r\n'
+    return "".join(one.format(each) for each in range(number)).encode() + b"--b--\r\n"
+
+
 BODIES: tuple[Callable[[int], bytes], ...] = (
     repeated_names, empty_lists, empty_objects, deep_lists, deep_objects, long_number, long_text, escapes, many_names,
     colliding_numbers, floats, same_text,
