@@ -189,6 +189,9 @@ async def test_a_look_that_would_cost_too_much_tells_nothing(monkeypatch: pytest
         monkeypatch.setattr(peers, "_MOST_FILES", 0)
         monkeypatch.setattr(peers, "_recent", [1])
         assert await real_doubt(scope) == peers.NOT_TOLD
-    with connection() as (scope, _):
-        monkeypatch.setattr(peers, "_MOST_LOOKS", 0)
+    with connection() as (scope, _), monkeypatch.context() as patch:
+        patch.setattr(peers, "_MOST_FILES", 100_000)
+        patch.setattr(peers, "_MOST_LOOKS", 0)
         assert await real_doubt(scope) == peers.NOT_TOLD
+        patch.setattr(peers, "_MOST_LOOKS", 1)
+        assert await real_doubt(scope) is None

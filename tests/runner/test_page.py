@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,8 +22,12 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+import tests.agents
 from tests.processes import ROOT, environment
+from visionagents_runner.auth.local_token import local_token
 from visionagents_runner.models import AgentSession
+from visionagents_runner.runpage import CallPage
+from visionagents_runner.server import url_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -181,6 +186,21 @@ def test_where_local_requests_count_the_address_needs_no_token_and_other_agents_
     assert not AgentSession.objects.live().exists()
     assert AgentSession.objects.count() == 2
     assert "Traceback" not in running.said
+
+
+def test_on_a_terminal_the_address_makes_a_browser_known(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "ALLOW_LOCAL": True}
+    page = CallPage(tests.agents.runner, 0)
+    session: Any = SimpleNamespace(call_type="default", call_id="a b")
+    try:
+        root = url_of(page._listener)
+        monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: False))
+        assert page._address(session) == f"{root}call/default/a%20b/"
+        monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: True))
+        then = "%2Fcall%2Fdefault%2Fa%2520b%2F"
+        assert page._address(session) == f"{root}local-access?next={then}#{local_token()}"
+    finally:
+        page.close()
 
 
 def test_a_page_that_stays_open_does_not_keep_it_from_ending() -> None:

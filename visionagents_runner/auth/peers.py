@@ -85,6 +85,8 @@ async def doubt(scope: Mapping[str, Any]) -> str | None:
         verdict: str | None = ANOTHER_USER
     elif found.cookie in _by_cookie:
         verdict = _by_cookie[found.cookie]
+    elif _looking >= _MOST_LOOKS:
+        return NOT_TOLD  # for now: it is not remembered
     else:
         verdict = await _look(found, server[1])
         _keep(_by_cookie, found.cookie, verdict)
@@ -111,8 +113,6 @@ def _keep(verdicts: dict[Any, Any], key: Any, verdict: Any) -> None:
 
 async def _look(found: _Socket, port: int) -> str | None:
     global _looking
-    if _looking >= _MOST_LOOKS:
-        return NOT_TOLD
     _looking += 1
     try:
         return await asyncio.to_thread(_judge, found, port)
