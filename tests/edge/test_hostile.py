@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from aioice import stun
 from aiortc.rtp import RtpPacket
+from OpenSSL import SSL
 
 from tests.conftest import until
 from tests.edge.browser import Browser, Camera, Ears, browser, loudness, next_event
@@ -36,6 +37,7 @@ from visionagents_runner.edge import BrowserEdge, Media, background, door, join_
 from visionagents_runner.edge.bounds import refused
 from visionagents_runner.edge.opus import OpusOut, seconds_in
 from visionagents_runner.edge.rtp import Missing, Statistics
+from visionagents_runner.signalling.events import to_message
 from visionagents_runner.testing import stub_agent
 
 HELD = 0.5
@@ -267,6 +269,28 @@ def test_a_pause_is_not_stepped_through(monkeypatch):
     assert counter.rate(hours + 10) == round(8000 * 100 / 11)
     counter.add(100, 5_000)
     assert time.thread_time() - began < HELD
+
+
+async def test_encryption_is_not_agreed_again():
+    person = join_room("default", "c", "caller")
+    async with browser(person, hertz=None):
+        await next_event(person, Media, lambda event: event.state == "connected")
+        [transport] = {*person.media._peer._transports()}
+        options = SSL._lib.SSL_CTX_get_options(transport._ssl.get_context()._context)
+        assert options & SSL.OP_NO_RENEGOTIATION
+
+
+def test_whoever_is_shut_out_is_told_why():
+    def told(event):
+        return to_message(event, lambda agent_id: None, for_guest=True).message
+
+    assert told(Media("webrtc", "failed", "It sends too much")) == {
+        "type": "media",
+        "transport": "webrtc",
+        "state": "failed",
+        "detail": "It sends too much",
+    }
+    assert "detail" not in told(Media("webrtc", "connected"))
 
 
 # Data channels
