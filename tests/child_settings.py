@@ -6,8 +6,11 @@ import json
 import os
 
 from tests.settings import *  # noqa: F403
+from tests.settings import DATABASES as _DATABASES
 
 DATABASES = {"default": json.loads(os.environ["TEST_DATABASE"])}
+if "factory" in DATABASES["default"]["OPTIONS"]:  # a class, which JSON does not hold
+    DATABASES["default"]["OPTIONS"]["factory"] = _DATABASES["default"]["OPTIONS"]["factory"]
 VISIONAGENTS_RUNNER = {
     "RUNNER": os.environ.get("TEST_RUNNER", "tests.agents.runner"),
     **json.loads(os.environ.get("TEST_RUNNER_SETTINGS", "{}")),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from django.conf import settings
 from django.core import asgi as django_asgi
 
+from . import quotas
 from .bodylimit import within_limit
 from .exceptions import NotReady, RunnerConfigurationError
 from .prefixes import included_prefixes
@@ -79,6 +80,7 @@ class AgentsApplication:
         from . import consumers  # noqa: F401
 
         _ = self._inner, self._lean, self._prefixes
+        quotas.prepare()
 
     def _call_of(self, scope: Any) -> tuple[str, str] | None:
         """Return the call whose WebSocket this is; None if it is another one of the project's."""

@@ -93,12 +93,6 @@ def _bearer(header: str) -> str | None:
     return credential.strip() if scheme.lower() == "bearer" else None
 
 
-def short_name(credential: str) -> str:
-    """Return what stands for a credential where it must not be read: a key's prefix, for others a digest."""
-    form = _FORM.fullmatch(credential)
-    return form[1] if form is not None else digest_of(credential)[:12]
-
-
 async def key_of(request: HttpRequest) -> Key | None:
     """Return the key that a request presents, None if it presents nothing; for callables of `ServeOptions` too.
 

@@ -354,11 +354,21 @@ async def identify_leniently(request: HttpRequest, permissions: Iterable[str]) -
 
 def who_asks(request: HttpRequest, access: Access) -> Who:
     """Return whose share of `quotas` a request takes from, which ``access`` has let in."""
-    credential = keys.bearer(request)
-    if credential is not None:
-        return Who(f"key:{keys.short_name(credential)}", address_of_request(request))
-    identity = None if access.user_id is None else f"user:{access.user_id}"
+    identity = identity_of(request) if access.user_id is None else f"user:{access.user_id}"
+    if keys.bearer(request) is not None:
+        identity = identity_of(request)
     return Who(identity, address_of_request(request))
+
+
+def identity_of(request: HttpRequest) -> str | None:
+    """Return who the credentials of a request that was let in stand for.
+
+    A bearer's token that means something to a callable of `ServeOptions` only is somebody too. It must not pass for a
+    key, of which it may have the prefix.
+    """
+    credential = keys.bearer(request)
+    known = likely_identity(request)
+    return known if credential is None or known is not None else f"key:{digest_of(credential)[:12]}"
 
 
 def likely_identity(request: HttpRequest) -> str | None:
@@ -435,8 +445,15 @@ def provide_user(request: HttpRequest) -> None:
         from django.contrib.auth.models import AnonymousUser
 
         key = _session_key(request)
-        found = None if key is None else _get_user(import_module(settings.SESSION_ENGINE).SessionStore(key))
-        return found or AnonymousUser()
+        if key is None:
+            return AnonymousUser()
+        digest = digest_of(key)
+        check_guess(digest, address_of_request(request))
+        found = _get_user(import_module(settings.SESSION_ENGINE).SessionStore(key))
+        if found is None:
+            return AnonymousUser()
+        note_valid(digest, f"user:{found.pk}")
+        return found
 
     async def auser() -> Any:
         return await store.read(user)

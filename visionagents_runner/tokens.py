@@ -26,6 +26,7 @@ Role = Literal["speaker", "listener"]
 ROLES: tuple[str, ...] = get_args(Role)
 
 MAX_TOKEN_SECONDS = 7 * 24 * 3600
+MAX_SEATS = 1000
 
 _SALT = "visionagents_runner.join"
 
@@ -47,17 +48,25 @@ class JoinToken:
     expires_at: datetime
     has_maker: bool = False
     """Whether the session was started by a user, who may be gone meanwhile."""
+    seats: int | None = None
+    """How many places of the call its bearers have together; None: as many as LIMITS says."""
 
 
 def make_join_token(
-    session: LiveSession | AgentSession, *, role: Role = "speaker", name: str = "", expires_in: float | None = None
+    session: LiveSession | AgentSession,
+    *,
+    role: Role = "speaker",
+    name: str = "",
+    expires_in: float | None = None,
+    seats: int | None = None,
 ) -> str:
     """Return a token with which anybody may join the call of ``session``, as often as they like.
 
-    ``expires_in`` is in seconds, JOIN_TOKEN_SECONDS if None.
+    ``expires_in`` is in seconds, JOIN_TOKEN_SECONDS if None; ``seats`` says how many of them may be there at once, if
+    not as many as LIMITS does.
 
     Raises:
-        InvalidInput: the role, the name or the time makes no sense.
+        InvalidInput: the role, the name, the time or the number makes no sense.
     """
     if role not in ROLES:
         raise InvalidInput("role", f"must be one of {', '.join(ROLES)}, not {role!r}")
@@ -67,8 +76,12 @@ def make_join_token(
     seconds = get_settings().JOIN_TOKEN_SECONDS if expires_in is None else expires_in
     if not 1 <= seconds <= MAX_TOKEN_SECONDS:
         raise InvalidInput("expires_in", f"must be from 1 to {MAX_TOKEN_SECONDS} seconds, not {seconds:g}")
+    if seats is not None and not 1 <= seats <= MAX_SEATS:
+        raise InvalidInput("seats", f"must be from 1 to {MAX_SEATS}, not {seats}")
     has_maker = session.started_by_id is not None
     payload = [str(session.id), session.call_type, session.call_id, role, name, int(time.time() + seconds), has_maker]
+    if seats is not None:
+        payload.append(seats)
     return signing.dumps(payload, salt=_SALT)
 
 
@@ -81,9 +94,10 @@ def read_join_token(token: str) -> JoinToken:
     try:
         payload: Any = signing.loads(token, salt=_SALT)
         session_id, call_type, call_id, role, name, expires, *more = payload
+        seats = more[1] if len(more) > 1 else None
     except (signing.BadSignature, ValueError, TypeError):
         raise VoidToken("This invitation is not valid: ask for a new one") from None
     if expires <= time.time():
         raise VoidToken("This invitation has expired: ask for a new one")
     expires_at = datetime.fromtimestamp(expires, UTC)
-    return JoinToken(session_id, call_type, call_id, role, name, expires_at, has_maker=more[:1] == [True])
+    return JoinToken(session_id, call_type, call_id, role, name, expires_at, more[:1] == [True], seats)

@@ -74,6 +74,17 @@ async def test_credentials_that_mean_nothing_do_not_help_past_the_address(serve:
 
 
 @lean
+async def test_nobody_takes_from_the_share_of_a_key_by_its_prefix(serve: Serve, limit: Any) -> None:
+    limit(starts_per_identity="60/m burst 1")
+    client = await serve(ServeOptions(can_start_session=lambda: True))
+    mine, key = await with_key(client, "start")
+    pretended = present(client, f"va_{key.prefix}_{'x' * 43}")
+    for status in (201, 429):
+        assert (await pretended.post("/sessions", {"call_id": "one"})).status == status
+    assert (await mine.post("/sessions", {"call_id": "two"})).status == 201
+
+
+@lean
 async def test_this_machine_itself_is_limited_by_what_the_worker_takes(client: Client, limit: Any) -> None:
     limit(starts_per_address="60/m burst 1", starts_per_identity="60/m burst 1", starts_per_worker="60/m burst 2")
     for call_id in ("one", "two"):
@@ -124,14 +135,17 @@ async def test_long_reads_of_one_do_not_keep_the_database_from_others(
     limit(reads_per_identity=2)
     row = await elsewhere()
     mine, key = await with_key(client, "view", "transcript")
-    read = history._page
     go_on = threading.Event()
 
-    def slow(*args: Any) -> Any:
-        assert go_on.wait(30)
-        return read(*args)
+    def slowly(read: Any) -> Any:
+        def wait(*args: Any) -> Any:
+            assert go_on.wait(30)
+            return read(*args)
 
-    monkeypatch.setattr(history, "_page", slow)
+        return wait
+
+    for name in ("_events", "_transcript"):
+        monkeypatch.setattr(history, name, slowly(getattr(history, name)))
     paths = [f"/sessions/{row.pk}/events?limit=1000", f"/sessions/{row.pk}/transcript?limit=1000"]
     try:
         waiting = [asyncio.create_task(mine.get(path)) for path in paths]

@@ -156,7 +156,10 @@ async def test_a_flood_of_frames_is_dropped_and_a_worse_one_ends_the_connection(
         assert await socket.end() == ("too_fast", 4429)
 
 
-async def test_only_so_much_is_asked_of_the_agents_at_once(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_so_much_is_asked_of_the_agents_at_once(
+    server: Server, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "LIMITS": {"turns_per_person": "9/s"}}
     released = asyncio.Event()
 
     async def say(self: Any, person: Any, text: str) -> None:

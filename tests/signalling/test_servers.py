@@ -133,7 +133,8 @@ def test_plain_daphne_says_that_it_goes_away() -> None:
 @pytest.mark.parametrize("command", EMBEDDED.values(), ids=EMBEDDED)
 def test_a_frozen_client_costs_nothing_and_is_let_go(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_SILENCE_SECONDS", "4")
-    with running(command, RUNNER=RUNNER) as server:
+    limits = dict.fromkeys(("turns_per_person", "turns_per_identity", "turns_per_call"))
+    with running(command, RUNNER=RUNNER, LIMITS=limits) as server:
         server.start()
         with joined(server) as client, connect(f"ws://127.0.0.1:{server.port}{PATH}", max_queue=1) as frozen:
             client.hello()

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from ..exceptions import InvalidInput
 from ..identifiers import MAX_ID_LENGTH, MAX_METADATA_BYTES, clean_call_part, clean_metadata
 from ..models import EndReason, SessionStatus
-from ..tokens import MAX_TOKEN_SECONDS
+from ..tokens import MAX_SEATS, MAX_TOKEN_SECONDS
 from ..utils.text import MAX_NAME_LENGTH
 
 Status = Literal["queued", "starting", "active", "closing", "unreachable", "closed", "failed", "lost"]
@@ -100,6 +100,9 @@ class Invite(pydantic.BaseModel):
     )
     expires_in: pydantic.StrictInt | None = Field(
         None, ge=1, le=MAX_TOKEN_SECONDS, description="Seconds in which they may join; left out, JOIN_TOKEN_SECONDS."
+    )
+    seats: pydantic.StrictInt | None = Field(
+        None, ge=1, le=MAX_SEATS, description="How many may be there with it at once; left out, as many as LIMITS says."
     )
 
 

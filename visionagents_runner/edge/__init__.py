@@ -28,7 +28,7 @@ from .events import CustomEvent, Happening, Media, Presence, Renegotiate, RoomEv
 from .offers import BadOffer
 from .pcm import PcmLink
 from .people import Person
-from .room import Room, RoomClosed, RoomFull, find_room, join_room, open_rooms
+from .room import Room, RoomClosed, RoomFull, Share, find_room, join_room, open_rooms
 from .webrtc import NoMedia
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "RoomConversation",
     "RoomEvent",
     "RoomFull",
+    "Share",
     "Speaking",
     "Words",
     "find_room",

@@ -12,6 +12,7 @@ from getstream.video.rtc import PcmData
 from vision_agents.core.edge.types import TrackType
 
 from ..conf import get_settings
+from ..exceptions import TooMany
 from .audio import RATE, SILENCE, Gate, Samples, power
 from .bounds import Rate, custom_event, refused
 from .events import Media, Renegotiate, Speaking
@@ -52,7 +53,6 @@ class PersonMedia:
         self._negotiating = asyncio.Lock()
         self._gate = Gate()
         self._rate = Rate(per_second=60, burst=150)
-        self._custom_rate = Rate(per_second=20, burst=40)
         self._muted_left = 0
         self._audio_added = False
         self._video_id: str | None = None
@@ -233,13 +233,14 @@ class PersonMedia:
 
     def channel_message(self, message: str | bytes) -> None:
         """A message of the data channel: it is dropped where it is none, too large, or one of too many."""
-        if not self._custom_rate.allow() or not isinstance(message, str) or len(message) > 16 * 1024:
+        if not isinstance(message, str) or len(message) > 16 * 1024:
             return
         try:
+            self.person.spend("events")
             parsed = json.loads(message)
             if isinstance(parsed, dict) and parsed.get("type") == "custom":
                 self.receive_custom(parsed.get("data"))
-        except (ValueError, TypeError, RecursionError, PermissionError) as error:
+        except (ValueError, TypeError, RecursionError, PermissionError, TooMany) as error:
             logger.debug("A message of %s's data channel was dropped: %s", self.person, error)
 
     def audio_paused(self) -> None:

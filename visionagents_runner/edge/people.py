@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vision_agents.core.edge.types import Participant
 
+from ..quotas import spend
 from .events import CustomEvent, RoomEvent
 from .media import PersonMedia
 
 if TYPE_CHECKING:
     from .pcm import PcmLink
-    from .room import Room
+    from .room import Room, Share
 
 INBOX_SIZE = 512
 
@@ -38,6 +39,7 @@ class Person:
         *,
         may_speak: bool = True,
         vet: Vet | None = None,
+        share: Share | None = None,
         inbox_size: int = INBOX_SIZE,
     ) -> None:
         self.room = room
@@ -47,6 +49,8 @@ class Person:
         """False for a listener, who hears and sees everything and is not heard."""
         self.vet = vet
         """None: they may be there with any agent."""
+
+        self.share = share
 
         self.muted = False
         self.dropped = 0
@@ -104,8 +108,19 @@ class Person:
         Raises:
             TypeError, ValueError: it is no JSON object, or more than 5 KB of it.
             PermissionError: the person may only listen.
+            TooMany: the person sends too many.
         """
+        self.spend("events")
         self.media.receive_custom(data)
+
+    def spend(self, what: str) -> None:
+        """Take one of what the person may have of ``what`` in a time, see `quotas`.
+
+        Raises:
+            TooMany: it is one too many.
+        """
+        identity = None if self.share is None else self.share.identity
+        spend(what, person=self.participant.id, identity=identity, call=self.room.key)
 
     async def say(self, text: str) -> None:
         """Type ``text`` to everybody in the room; every agent there is asked to reply. See `Room.say`."""

@@ -11,12 +11,16 @@ import json
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from vision_agents.core.edge.types import Participant, TrackType
 
 from ..conf import get_settings
+from ..identifiers import call_key
+from ..quotas.limits import get_limits
+from ..quotas.refusals import note
 from ..tasks import spawn
 from ..utils.text import looks_like
 from .bounds import custom_event
@@ -41,7 +45,19 @@ class RoomClosed(RuntimeError):
 
 
 class RoomFull(RuntimeError):
-    """As many people are in the room as ``MAX_PEOPLE_PER_CALL`` allows."""
+    """There is no place in the room, or none for this one; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What somebody may have of a room; see `quotas`."""
+
+    identity: str
+    """Who they proved to be: all who are the same have their places together."""
+    is_invited: bool = False
+    """By an invitation: some places are kept for others."""
+    seats: int | None = None
+    """How many places they have together, if not as many as LIMITS says."""
 
 
 def join_room(
@@ -52,19 +68,20 @@ def join_room(
     name: str = "",
     may_speak: bool = True,
     vet: Vet | None = None,
+    share: Share | None = None,
     inbox_size: int = INBOX_SIZE,
 ) -> Person:
     """Let somebody into the room of a call, which opens if they are the first.
 
     ``user_id`` need not be unique: one user may be there twice, as two people. Without ``may_speak`` they hear and see
     everything, and whatever they send is refused. ``vet`` is asked before each agent comes, None of whom anybody may be
-    there with.
+    there with. Without a ``share`` only ``MAX_PEOPLE_PER_CALL`` bounds them.
 
     Raises:
-        RoomFull: ``MAX_PEOPLE_PER_CALL`` are there.
+        RoomFull: ``MAX_PEOPLE_PER_CALL`` are there, or as many as their ``share`` allows.
     """
     room = room_of(call_type, call_id)
-    return room.join(user_id, name=name, may_speak=may_speak, vet=vet, inbox_size=inbox_size)
+    return room.join(user_id, name=name, may_speak=may_speak, vet=vet, share=share, inbox_size=inbox_size)
 
 
 def find_room(call_type: str, call_id: str) -> Room | None:
@@ -96,6 +113,7 @@ class Room:
         self.call_type = call_type
         self.call_id = call_id
         self.loop = asyncio.get_running_loop()
+        self.key = call_key(call_type, call_id)
         self.ended = False
         """Whether the call was ended for everybody, by `end`."""
 
@@ -131,20 +149,21 @@ class Room:
         name: str = "",
         may_speak: bool = True,
         vet: Vet | None = None,
+        share: Share | None = None,
         inbox_size: int = INBOX_SIZE,
     ) -> Person:
         """Let somebody in. The agents learn of it at once, the people too.
 
         Raises:
             RoomClosed: everybody has left it meanwhile, or it ended.
-            RoomFull: ``MAX_PEOPLE_PER_CALL`` are there.
+            RoomFull: ``MAX_PEOPLE_PER_CALL`` are there, or as many as their ``share`` allows.
         """
         self._check_open()
-        limit = get_settings().MAX_PEOPLE_PER_CALL
-        if len(self._people) >= limit:
-            raise RoomFull(f"This call has as many people as it takes ({limit}): try again when somebody has left")
+        self._check_seats(share)
         participant = Participant(original=None, user_id=user_id, id=uuid.uuid4().hex[:16])
-        person = Person(self, participant, name or user_id, may_speak=may_speak, vet=vet, inbox_size=inbox_size)
+        person = Person(
+            self, participant, name or user_id, may_speak=may_speak, vet=vet, share=share, inbox_size=inbox_size
+        )
         for connection in self._agents:
             person.deliver(connection.presence(here=True))
             person.deliver(connection.state.told())
@@ -156,6 +175,30 @@ class Room:
             connection.person_joined(participant)
         self.pump.wake()
         return person
+
+    def _check_seats(self, share: Share | None) -> None:
+        """
+        Raises:
+            RoomFull: there is no place for one more.
+        """
+        most, limits = get_settings().MAX_PEOPLE_PER_CALL, get_limits()
+        if len(self._people) >= most:
+            raise RoomFull(f"This call has as many people as it takes ({most}): try again when somebody has left")
+        if share is None:
+            return
+        shares = [person.share for person in self._people.values() if person.share is not None]
+        own = share.seats or limits.seats_per_identity
+        if own and sum(other.identity == share.identity for other in shares) >= own:
+            whose = note("seats", "identity", share.identity)
+            raise RoomFull(
+                f"All places of this invitation are taken ({own}): ask for another one, or try again when somebody left"
+                if share.is_invited
+                else f"One {whose} has {own} places on a call, and you have taken all: leave it elsewhere first"
+            )
+        kept = min(limits.seats_kept or 0, most // 2)
+        if share.is_invited and kept and sum(other.is_invited for other in shares) >= most - kept:
+            note("seats", "call", self.key)
+            raise RoomFull(f"The places for guests are taken ({most - kept}): try again when somebody has left")
 
     def leave(self, person: Person) -> None:
         """Let somebody out; does nothing for one who is not there."""

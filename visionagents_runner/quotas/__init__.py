@@ -6,7 +6,7 @@ sessions (`store.Limits`). What is refused is told to whoever asked, in words (`
 """
 
 from .credentials import check_guess, identity_behind, note_valid
-from .gate import heavy_read
+from .gate import heavy_read, turn_of
 from .holdings import hold
 from .rates import prepare, spend
 from .refusals import forget, refused
@@ -25,4 +25,5 @@ __all__ = [
     "prepare",
     "refused",
     "spend",
+    "turn_of",
 ]

@@ -1,36 +1,46 @@
-"""`heavy_read`: long reads go one after the other, so that a short one, of somebody who joins a call, need not wait."""
+"""`turn_of` and `heavy_read`: what is done for a few at once, while the others wait for their turn."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from .holdings import hold
+from .limits import get_limits
 from .who import Who
 
-_gate: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
+_READS_AT_ONCE = 1
+"""The store has two threads for reads: a short one, of somebody who joins a call, finds the other one free."""
+
+_gates: dict[str, tuple[asyncio.AbstractEventLoop, int, asyncio.Semaphore]] = {}
+
+
+def turn_of(what: str) -> AbstractAsyncContextManager[None]:
+    """Wait for one's turn where this worker does ``what`` for as many at once as LIMITS says."""
+    size = getattr(get_limits(), f"{what}_per_worker")
+    return _gate(what, size) if size else nullcontext()
 
 
 @asynccontextmanager
 async def heavy_read(who: Who) -> AsyncIterator[None]:
-    """Wait for one's turn to read a page of history. The store has two threads for reads: the other one stays free.
+    """Wait for one's turn to read a page of history.
 
     Raises:
         TooMany: they wait for as many as they may.
     """
     give_back = hold("reads", identity=who.identity, address=who.address)
     try:
-        async with _get_gate():
+        async with _gate("reads", _READS_AT_ONCE):
             yield
     finally:
         give_back()
 
 
-def _get_gate() -> asyncio.Semaphore:
+def _gate(what: str, size: int) -> asyncio.Semaphore:
     """Return that of this event loop."""
-    global _gate
     loop = asyncio.get_running_loop()
-    if _gate is None or _gate[0] is not loop:
-        _gate = loop, asyncio.Semaphore(1)
-    return _gate[1]
+    found = _gates.get(what)
+    if found is None or found[0] is not loop or found[1] != size:
+        found = _gates[what] = loop, size, asyncio.Semaphore(size)
+    return found[2]

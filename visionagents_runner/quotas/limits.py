@@ -55,10 +55,10 @@ class Limits:
     """Offers that are worked on at once; others wait for their turn."""
 
     # WebSockets, of calls and feeds
-    sockets_per_identity: int | None = 40
+    sockets_per_identity: int | None = 100
     sockets_per_address: int | None = 100
     sockets_per_worker: int | None = 1000
-    openings_per_identity: Rate | None = "240/m burst 60"
+    openings_per_identity: Rate | None = "600/m burst 200"
     openings_per_address: Rate | None = "240/m"
     silent_per_address: int | None = 20
     """Those that have not said hello yet."""
@@ -70,7 +70,7 @@ class Limits:
     # REST
     starts_per_identity: Rate | None = "300/m"
     starts_per_address: Rate | None = "600/m"
-    starts_per_worker: Rate | None = "1200/m"
+    starts_per_worker: Rate | None = "3000/m"
     closes_per_identity: Rate | None = "600/m"
     closes_per_address: Rate | None = "1200/m"
     invitations_per_identity: Rate | None = "60/m"

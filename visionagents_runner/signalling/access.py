@@ -71,6 +71,10 @@ class Admission:
     """The session that they were invited to: they leave when it ends. Such guests are told less."""
     judged: tuple[str, ...] | None = None
     """The sessions of the call that were looked at; None: whatever comes does not matter."""
+    identity: str | None = None
+    """Whose share of `quotas` they have; None where nobody need prove anything."""
+    seats: int | None = None
+    """How many places all with their invitation have, if it says so."""
 
 
 class HandshakeRequest(ASGIRequest):
@@ -148,7 +152,8 @@ class Judge:
             raise Fatal(Code.NOT_ALLOWED, "This invitation is for another call")
         await _check_invitation(invited, self._runner, None)
         self._invited = invited
-        return Admission(invited.role, f"guest-{uuid.uuid4().hex[:12]}", invited.name, session_id=invited.session_id)
+        user_id = f"guest-{uuid.uuid4().hex[:12]}"
+        return Admission(invited.role, user_id, invited.name, session_id=invited.session_id, seats=invited.seats)
 
     # By rule
 

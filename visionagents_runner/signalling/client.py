@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Hashable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..feeds.link import get_link
+from ..permissions import identity_of
 from ..store import DATABASE_ERRORS
 from ..tasks import spawn
 from ..utils.text import clean_name
@@ -151,7 +154,9 @@ class CallClient:
     async def _join(self, token: str | None, name: str) -> None:
         async with asyncio.timeout(_JOIN_SECONDS):
             self._judge = access.Judge(self._scope, self._runner, self._call, token)
-            self._admission = admission = await self._judge.admit()
+            admission = replace(await self._judge.admit(), identity=self._identity(token))
+            self._admission = admission
+            self._socket.identify(admission.identity)
             # Who was invited by name has that name; everybody else may say theirs.
             name = (admission.name or name) if admission.session_id else (name or admission.name)
             guest = Guest(self._call, admission, name or "Guest", self._agents() if admission.may_start else ())
@@ -159,6 +164,12 @@ class CallClient:
             self._guest = guest
         self._end_rechecks = get_rechecks().keep(self.vet, self._fail)
         self._sit(seat)
+
+    def _identity(self, token: str | None) -> str | None:
+        """Return who was let in, as what they presented proves."""
+        if token is not None:
+            return f"invitation:{hashlib.sha256(token.encode()).hexdigest()[:16]}"
+        return identity_of(access.HandshakeRequest(self._scope))
 
     def _agents(self) -> tuple[str, ...]:
         worker = current_worker()

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..conf import get_settings
+from ..exceptions import TooMany
+from ..identifiers import call_key
+from ..quotas import spend, turn_of
 from ..store import DATABASE_ERRORS
 from ..tasks import spawn
 from . import access, sessions, wire
@@ -124,6 +127,8 @@ class CallMember:
             act(self, person, message, reference)
         except Refused as problem:
             self._port.post(wire.error(problem, reference))
+        except TooMany as problem:
+            self._port.post(wire.error(Refused(Code.TOO_FAST, str(problem)), reference))
 
     def on_frame(self, frame: bytes) -> None:
         # Frames may still be on their way when the link has closed, and a listener's are not heard.
@@ -179,7 +184,15 @@ class CallMember:
                 self._person.leave()
 
     def _enter(self, edge: ModuleType) -> Person:
+        admission = self._admission
+        # Whoever comes from a worker of an older version is counted by the user.
+        share = edge.Share(
+            admission.identity or f"user:{admission.user_id}",
+            is_invited=admission.session_id is not None,
+            seats=admission.seats,
+        )
         try:
+            spend("joins", identity=share.identity, call=call_key(*self._guest.call))
             person: Person = edge.join_room(
                 self._call_type,
                 self._call_id,
@@ -187,9 +200,12 @@ class CallMember:
                 name=self._guest.name,
                 may_speak=self._may_speak,
                 vet=self._vet,
+                share=share,
             )
         except edge.RoomFull as error:
             raise Fatal(Code.FULL, str(error)) from None
+        except TooMany as error:
+            raise Fatal(Code.TOO_MANY, str(error)) from None
         return person
 
     def _welcome(self, person: Person, live: list[LiveSession]) -> dict[str, Any]:
@@ -253,6 +269,7 @@ class CallMember:
             raise Refused(Code.BAD_OFFER, "An offer needs its sdp")
         if self._offers >= _OFFERS_AT_ONCE:
             raise Refused(Code.TOO_FAST, "Wait for the answers to the offers before")
+        person.spend("media")
         self._offers += 1
         self._do(self._negotiate(person, sdp, reference), name="negotiate")
 
@@ -260,7 +277,7 @@ class CallMember:
         from ..edge import BadOffer, NoMedia
 
         try:
-            async with self._negotiating, asyncio.timeout(_OFFER_SECONDS):
+            async with self._negotiating, asyncio.timeout(_OFFER_SECONDS), turn_of("media"):
                 answer = await person.negotiate(sdp)
         except BadOffer as error:
             problem = Refused(Code.BAD_OFFER, str(error))
@@ -285,6 +302,7 @@ class CallMember:
         if on and self._link is None:
             from ..edge import NoMedia
 
+            person.spend("media")
             try:
                 self._link = person.open_pcm()
             except NoMedia as error:
@@ -314,6 +332,7 @@ class CallMember:
             raise Refused(Code.TOO_LARGE, f"Say no more than {wire.TEXT_CHARS} characters at once")
         if self._says >= _SAYS_AT_ONCE:
             raise Refused(Code.TOO_FAST, "Wait until the agent has taken what was said before")
+        person.spend("turns")
         self._says += 1
         task = spawn(self._ask(person, text, reference), name="call-member-say")
         _saying.add(task)
@@ -344,7 +363,9 @@ class CallMember:
             raise Refused(Code.TOO_LARGE, str(error)) from None
 
     def _mute(self, person: Person, message: dict[str, Any], reference: str | int | None) -> None:
-        person.set_muted(_flag(message, "muted"))
+        muted = _flag(message, "muted")
+        person.spend("mutes")
+        person.set_muted(muted)
 
     def _leave(self, person: Person, message: dict[str, Any], reference: str | int | None) -> None:
         person.leave()
