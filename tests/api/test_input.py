@@ -205,9 +205,9 @@ async def test_query_strings_without_measure_are_refused(client: Client) -> None
     assert (answer.status, answer.detail) == (414, "The query string is longer than 8192 bytes")
 
 
-@pytest.mark.parametrize("path", ["/sessions" + "/" * 60_000, "/sessions/" + "%2F" * 20_000, "/calls/" + "a/" * 9000])
-async def test_paths_without_measure_are_not_found(client: Client, path: str) -> None:
-    assert (await client.get(path)).status == 404
+async def test_paths_without_measure_are_not_found(client: Client) -> None:
+    for path in ("/sessions" + "/" * 60_000, "/sessions/" + "%2F" * 20_000, "/calls/" + "a/" * 9000):
+        assert (await client.get(path)).status == 404
 
 
 async def test_a_host_with_a_port_without_measure_is_no_error(client: Client) -> None:
