@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from visionagents_runner import AgentLauncher, Runner
+from visionagents_runner import AgentLauncher, Runner, ServeOptions
 from visionagents_runner.demo import create_agent, join_call, vision
 
 if TYPE_CHECKING:
@@ -61,3 +61,9 @@ runner = Runner(
         "limited": AgentLauncher(text_agent, join_call, max_concurrent_sessions=1),
     }
 )
+
+open_runner = Runner(
+    launchers={"text": AgentLauncher(text_agent, join_call)},
+    serve_options=ServeOptions(can_start_session=lambda: True),
+)
+"""Anybody may start an agent, and nobody is known."""
