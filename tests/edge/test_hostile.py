@@ -79,8 +79,14 @@ async def test_nobody_is_asked_who_has_not_asked_first():
         )
         offer = page.pc.localDescription.sdp
         await person.negotiate(offer.replace("a=ice-ufrag", f"{told}a=ice-ufrag", 1))
+        connection = connection_of(person)
+        target = next(each for each in connection._local_candidates if each.host == own)
+        head = struct.pack("!HHI12s", 1, 8, stun.COOKIE, bytes(12))
+        for datagram in (b"", b"\x80" * 60, b"\x16" * 60, head + connection.local_username.encode() + bytes(4)):
+            bystander.sendto(datagram, (target.host, target.port))
         await asyncio.sleep(0.3)
-        assert connection_of(person)._check_list == []
+        assert connection._check_list == []
+        assert connection._queue.empty()
         with pytest.raises(BlockingIOError):
             bystander.recv(1)
         person.leave()

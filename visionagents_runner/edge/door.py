@@ -61,6 +61,7 @@ class Door:
         self._gather = connection.gather_candidates
         self._check = connection.request_received
         connection.gather_candidates = self._gather_and_watch  # type: ignore[method-assign]
+        connection.data_received = self._drop  # type: ignore[method-assign]
         connection.request_received = self._on_question  # type: ignore[method-assign,assignment]
 
     async def _gather_and_watch(self) -> None:
@@ -118,6 +119,10 @@ class Door:
             self._forget()
             self._proved[address] = None
         self._check(message, address, protocol)
+
+    def _drop(self, data: bytes, component: int) -> None:
+        """What came before the sentries did, or looked like STUN and is none."""
+        self.dropped += 1
 
     def _is_signed(self, message: stun.Message) -> bool:
         attributes = message.attributes
