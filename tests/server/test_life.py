@@ -22,6 +22,7 @@ async def test_a_worker_whose_place_is_taken_hangs_up_and_drains() -> None:
     supervisor, its_end = Pipe()
     happened: list[str] = []
     looked_at_no_more: list[int] = []
+    thresholds = gc.get_threshold()
     stopped = asyncio.Event()
     with socket.socket() as listener, supervisor, its_end:
         life = Life(runner, 0.0, Supervised(its_end, listener, late=False))
@@ -35,6 +36,7 @@ async def test_a_worker_whose_place_is_taken_hangs_up_and_drains() -> None:
                 await stopped.wait()
         finally:
             gc.unfreeze()
+            gc.set_threshold(*thresholds)
             loop.remove_reader(its_end.fileno())
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
