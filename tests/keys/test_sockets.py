@@ -12,7 +12,7 @@ from tests.api.test_sessions import elsewhere
 from tests.asgi_client import REMOTE
 from tests.keys.fixtures import make_key, user
 from visionagents_runner import keys
-from visionagents_runner.signalling.access import admit
+from visionagents_runner.signalling.access import Judge
 from visionagents_runner.signalling.wire import Code, Fatal
 
 
@@ -28,7 +28,7 @@ def handshake(credential: str, **headers: str) -> dict[str, Any]:
 
 
 async def join(scope: dict[str, Any]) -> Any:
-    return await admit(scope, tests.agents.runner, "default", "my-call", None)
+    return await Judge(scope, tests.agents.runner, ("default", "my-call"), None).admit()
 
 
 async def test_a_key_that_may_start_may_speak_from_anywhere(transactional_db: None) -> None:
