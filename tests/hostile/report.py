@@ -73,4 +73,5 @@ def show(siege: Siege, console: Console) -> None:
     for sentence in broken:
         console.print(f"[red]BROKEN[/] {sentence}", highlight=False)
     if not broken:
-        console.print(f"Every bound was kept: nothing held the loop for {HELD_MS:.0f} ms.")
+        once = f", but for {len(siege.holds)} holds that did not come again (above)" if siege.holds else ""
+        console.print(f"Every bound was kept: nothing held the loop for {HELD_MS:.0f} ms{once}.")
