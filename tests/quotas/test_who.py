@@ -106,3 +106,12 @@ def test_a_request_under_wsgi_has_an_address_too(proxies: None) -> None:
     assert address_of_request(request) == "203.0.113.7"
     request = RequestFactory().get("/", REMOTE_ADDR="127.0.0.1", HTTP_X_FORWARDED_FOR="1.1.1.1, 198.51.100.9")
     assert address_of_request(request) == "198.51.100.9"
+
+
+def test_endless_addresses_are_none_and_are_not_remembered(proxies: None) -> None:
+    before = who._parse.cache_info().currsize
+    for number in range(10):
+        endless = f"{number}" + 60_000 * "x"
+        assert address_of(scope(endless, port=0)) is None  # uvicorn takes what a proxy of this machine passes on
+        assert address_of(scope("10.1.2.3", x_forwarded_for=endless)) is None
+    assert who._parse.cache_info().currsize <= before + 1

@@ -29,6 +29,8 @@ _PRIVATE = tuple(
 """Where proxies are; `ipaddress` calls more than these private."""
 _FORWARDING = frozenset({b"x-forwarded-for", b"forwarded", b"x-real-ip", b"via"})
 _MOST_HOPS = 32
+_LONGEST = 100
+"""Of an address with zone and port: what is longer is none, and is not remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ def address_of(scope: Mapping[str, Any]) -> str | None:
     not hold, and those of identities and of the worker do.
     """
     host, port = (scope.get("client") or (None, None))[:2]
-    peer = _parse(host or "")
+    peer = _address(host or "")
     if peer is None or peer.is_unspecified:
         return None  # a Unix socket, or a server that does not know
     headers = scope.get("headers", ())
@@ -90,7 +92,7 @@ def find_networks(entries: Any) -> list[Network]:
 def _before(headers: Any) -> Address | None:
     """Return the last address that proxies of ours saw and that is no proxy: what stands before it may be made up."""
     for text in _hops(headers):
-        address = _parse(text)
+        address = _address(text)
         if address is None:
             return None
         if not _is_trusted(address):
@@ -116,6 +118,10 @@ def _for_of(element: str) -> str:
         if name.lower() == "for":
             return value.strip('"')
     return ""
+
+
+def _address(text: str) -> Address | None:
+    return _parse(text) if len(text) <= _LONGEST else None
 
 
 @lru_cache(maxsize=4096)
