@@ -12,15 +12,15 @@ _ANY = "**/ws/calls/**"
 
 async def refuse(page: Page, code: str, close: int, detail: str = "") -> None:
     """Let in nobody: say why, and close."""
+    await page.route_web_socket(_ANY, lambda socket: _refuse(socket, code, close, detail))
 
-    def serve(socket: WebSocketRoute) -> None:
-        async def on_message(message: str | bytes) -> None:
-            socket.send(json.dumps({"type": "error", "code": code, "detail": detail, "fatal": True}))
-            await socket.close(code=close)
 
-        socket.on_message(on_message)
+def _refuse(socket: WebSocketRoute, code: str, close: int, detail: str = "") -> None:
+    async def on_message(message: str | bytes) -> None:
+        socket.send(json.dumps({"type": "error", "code": code, "detail": detail, "fatal": True}))
+        await socket.close(code=close)
 
-    await page.route_web_socket(_ANY, serve)
+    socket.on_message(on_message)
 
 
 async def hang_up(page: Page) -> None:
@@ -37,6 +37,8 @@ class Between:
         self._page: WebSocketRoute | None = None
         self._added = 0
         self.connections = 0
+        self.refusals: list[str] = []
+        """Codes with which the next connections are refused, each with one of them."""
         self.user_id = ""
         """Of whoever has the page, as the server welcomed them."""
 
@@ -59,8 +61,11 @@ class Between:
         await self._page.close(code=4999)
 
     def _serve(self, socket: WebSocketRoute) -> None:
-        self._page, self._added = socket, 0
         self.connections += 1
+        if self.refusals:
+            _refuse(socket, self.refusals.pop(0), 4429)
+            return
+        self._page, self._added = socket, 0
         server = socket.connect_to_server()
 
         def from_page(message: str | bytes) -> None:

@@ -213,6 +213,19 @@ async def test_a_full_call(open_call: OpenCall, call_id: str) -> None:
     await expect(late.notice("This call is full")).to_be_visible()
 
 
+async def test_whose_place_the_server_still_holds_after_a_break_gets_in_again(
+    open_call: OpenCall, call_id: str
+) -> None:
+    between = Between()
+    page = await open_call(call_id, prepare=between.stand)
+    await page.join()
+    # It has not noticed that the network has changed, and takes whom it has lost for somebody else who is there.
+    between.refusals = ["full", "too_many"]
+    await between.break_off()
+    await page.sees("You are in the call again")
+    assert between.connections == 4
+
+
 @pytest.mark.parametrize(
     ("code", "close", "words"),
     [

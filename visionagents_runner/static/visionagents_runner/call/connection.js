@@ -6,6 +6,8 @@ import { joinToken, socketUrl } from "./settings.js";
 
 const FIRST_RETRY_MS = [300, 1000, 2000];
 const RETRY_MS = [300, 1000, 2000, 4000, 8000, 8000, 8000, 8000, 8000, 8000, 8000];
+/** Not for whoever was in the call a moment ago: the server may not know yet that their last link has broken. */
+const NO_ROOM = ["full", "too_many"];
 
 /**
  * Events: "joined" with {link, welcome, again}; "moved" with {link, welcome}: the call goes on over the same link, in
@@ -89,13 +91,13 @@ export class Connection extends EventTarget {
       } catch (error) {
         if (run !== this.#run) return;
         last = error;
-        if (error.final && error.code !== "unreachable") {
+        if (error.final && !["unreachable", ...NO_ROOM].includes(error.code)) {
           this.#emit("failed", error);
           return;
         }
       }
     }
-    this.#emit("failed", last.code === "elsewhere" ? last : new LinkError("unreachable"));
+    this.#emit("failed", ["elsewhere", ...NO_ROOM].includes(last.code) ? last : new LinkError("unreachable"));
   }
 
   #pause(ms) {
