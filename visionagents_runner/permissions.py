@@ -166,6 +166,8 @@ async def authorize(
         provide_user(request)
         if call_id is None and find_call_id is not None and "call_id" in rule.names:
             call_id = await find_call_id()
+        if session_id is not None:
+            session_id = session_id.lower()  # as it is kept: a rule must not know a session by two names
         await rule.ask(request, call_id=call_id, session_id=session_id, body=body)
         if action is not Action.START:
             return _BY_RULE

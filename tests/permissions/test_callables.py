@@ -70,6 +70,20 @@ async def test_it_is_told_what_it_names(serve: Serve) -> None:
     assert told.pop() == {"call_id": None}
 
 
+async def test_it_knows_a_session_by_one_id_however_that_was_written(serve: Serve) -> None:
+    hidden: set[str | None] = set()
+
+    def can_view(session_id: str | None) -> bool:
+        return session_id not in hidden
+
+    client = remote(await serve(ServeOptions(can_start_session=allow, can_view_session=can_view)))
+    session_id = await start(client)
+    paths = [f"/sessions/{session_id.upper()}{rest}" for rest in ("", "/events", "/transcript")]
+    assert [(await client.get(path)).status for path in paths] == [200, 200, 200]
+    hidden.add(session_id)
+    assert [(await client.get(path)).status for path in paths] == [403, 403, 403]
+
+
 @pytest.mark.parametrize("path", ["/sessions/{}", "/sessions/unknown", "/calls/my-call/sessions/{}"])
 async def test_refusing_comes_before_looking_up(serve: Serve, path: str, allow_local: None) -> None:
     def refuse(request: HttpRequest) -> bool:

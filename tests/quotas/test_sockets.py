@@ -95,7 +95,7 @@ async def test_the_one_that_has_said_nothing_for_longest_makes_room_for_who_come
         for _ in range(3):
             async with server.socket() as socket:
                 await socket.hello()
-        assert (await quiet[0].end()) == ("too_fast", 4429)
+        assert (await quiet[0].end()) == ("too_many", 4429)
         assert quiet[1].closed is None
     assert quotas.refused()["silent", "worker"] == 1
     assert not _silent

@@ -57,7 +57,7 @@ class Door:
         while limit and len(_silent) > limit:
             oldest = _silent.pop(next(iter(_silent)))
             note("silent", "worker", "all")
-            oldest.fail(Fatal(Code.TOO_FAST, "Say hello at once: others wait to be let in"))
+            oldest.fail(Fatal(Code.TOO_MANY, "Say hello at once: others wait to be let in"))
 
     def greet(self) -> None:
         """It has said hello."""
