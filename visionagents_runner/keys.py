@@ -26,7 +26,7 @@ from . import store
 from .exceptions import RunnerError
 from .models import AgentKey
 from .models.key import PREFIX_LENGTH, SECRET_LENGTH, Scope, digest_of
-from .quotas import address_of_request, check_guess, note_valid
+from .quotas import address_of_request, check_guess, note_valid, turn_to_look_up
 from .tasks import shared, spawn
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,11 @@ async def verify(credential: str, *, address: str | None = None, since: float | 
             check_guess(digest, address)
         generation = _valid.generation
         look = partial(store.read, _look_up, form[1], digest)
-        answer, seconds = await (look() if since is None else shared(("key", digest), since, look))
+        if since is None:
+            async with turn_to_look_up(digest):
+                answer, seconds = await look()
+        else:
+            answer, seconds = await shared(("key", digest), since, look)
         memory = _valid if isinstance(answer, Key) else _invalid
         if isinstance(answer, Key):
             note_valid(digest, f"key:{answer.prefix}")

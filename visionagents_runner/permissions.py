@@ -30,7 +30,7 @@ from ninja.errors import HttpError
 from . import keys, stamps, store
 from .locality import SAFE_METHODS, Facts, is_token_of_this_machine, origin_allowed, site_scheme, why_not_local
 from .models.key import Scope, digest_of
-from .quotas import Who, address_of_request, check_guess, identity_behind, note_valid
+from .quotas import Who, address_of_request, check_guess, identity_behind, note_valid, turn_to_look_up
 from .utils.headers import find_cookie
 
 if TYPE_CHECKING:
@@ -339,7 +339,8 @@ async def _by_cookie(request: HttpRequest, permissions: tuple[str, ...]) -> Iden
         return who and replace(who, permissions=who.permissions.intersection(permissions))
     digest = digest_of(key)
     check_guess(digest, address_of_request(request))
-    found = await store.read(_user_of_session, key, permissions)
+    async with turn_to_look_up(digest):
+        found = await store.read(_user_of_session, key, permissions)
     if found is not None:
         note_valid(digest, f"user:{found.user_id}")
     return found
@@ -450,7 +451,8 @@ def provide_user(request: HttpRequest) -> None:
         if key is None:
             return AnonymousUser()
         digest = digest_of(key)
-        check_guess(digest, address_of_request(request))
+        if judged_since(request) is None:  # who is asked about again was let in once
+            check_guess(digest, address_of_request(request))
         found = _get_user(import_module(settings.SESSION_ENGINE).SessionStore(key))
         if found is None:
             return AnonymousUser()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from visionagents_runner import ServeOptions, keys, permissions, quotas, store
 from visionagents_runner.api import history
 from visionagents_runner.models import AgentSession, EndReason
 from visionagents_runner.quotas import holdings
+from visionagents_runner.signalling.access import HandshakeRequest
 
 __all__ = ["allow_local", "client", "mount", "serve"]
 
@@ -205,14 +208,66 @@ async def test_guesses_at_cookies_are_refused_too(serve: Serve, limit: Any, monk
 
 
 @lean
-async def test_guesses_from_everywhere_have_a_limit_that_keeps_nobody_out_who_was_in(serve: Serve, limit: Any) -> None:
-    limit(credentials_per_worker="60/m burst 3")
-    client, _ = await sign_in(await serve(), *ALL)
-    assert (await client.get("/sessions")).status == 200
+async def test_guesses_from_everywhere_keep_nobody_out_who_has_just_signed_in(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, _ = await sign_in(await serve(), *ALL)  # not known to this process
+    at_once, most = 0, 0
+    find = permissions._user_of_session
+
+    def counted(*args: Any) -> Any:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        try:
+            return find(*args)
+        finally:
+            at_once -= 1
+
+    monkeypatch.setattr(permissions, "_user_of_session", counted)
     guesser = client.like(headers={})
-    statuses = []
-    for number in range(5):
-        guess = guesser.like(peer=(f"198.51.100.{number}", 1))
-        statuses.append((await guess.get("/sessions", headers={"cookie": f"sessionid=made-up-{number}"})).status)
-    assert statuses == [401, 401, 429, 429, 429]
+
+    async def guess(number: int) -> int:
+        guess = guesser.like(peer=(f"198.51.{number // 250}.{number % 250}", 1))
+        return (await guess.get("/sessions", headers={"cookie": f"sessionid=made-up-{number}"})).status
+
+    guesses = [asyncio.ensure_future(guess(number)) for number in range(300)]
+    await until(lambda: most > 0)
     assert (await client.get("/sessions")).status == 200
+    assert {*await asyncio.gather(*guesses)} <= {401, 429}
+    assert most == 1, "a thread is left for who is known"
+
+
+@lean
+async def test_guesses_that_wait_are_bounded(serve: Serve, limit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit(credentials_per_worker=2)
+    client = (await serve()).like(peer=REMOTE)
+    go_on = threading.Event()
+    monkeypatch.setattr(permissions, "_user_of_session", lambda *args: go_on.wait(10) and None)
+    try:
+        get = partial(client.get, "/sessions")
+        guesses = [asyncio.ensure_future(get(headers={"cookie": f"sessionid={number}"})) for number in range(2)]
+        await until(lambda: holdings.held("credentials", "worker") == 2)
+        refused(await get(headers={"cookie": "sessionid=2"}), "unknown credentials: this server takes no more than 2")
+    finally:
+        go_on.set()
+    assert [answer.status for answer in await asyncio.gather(*guesses)] == [401, 401]
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_who_is_asked_about_again_is_not_taken_for_one_who_guesses(limit: Any) -> None:
+    limit(credentials_per_address="60/m burst 2")
+    scope = {
+        "path": "/",
+        "client": REMOTE,
+        "headers": [(b"host", b"agents.example"), (b"cookie", b"sessionid=of-nobody-who-is-signed-in")],
+    }
+
+    async def ask(since: float | None = None) -> bool:
+        request = HandshakeRequest(scope, since)
+        permissions.provide_user(request)
+        return bool((await request.auser()).is_anonymous)
+
+    assert await ask()
+    for _ in range(5):
+        assert await ask(time.monotonic())

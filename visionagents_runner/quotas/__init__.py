@@ -5,7 +5,7 @@ the memory of this process, in microseconds, so each worker counts by itself; li
 sessions (`store.Limits`). What is refused is told to whoever asked, in words (`TooMany`), and counted (`refusals`).
 """
 
-from .credentials import check_guess, identity_behind, note_valid
+from .credentials import check_guess, identity_behind, note_valid, turn_to_look_up
 from .gate import heavy_read, turn_of
 from .holdings import hold
 from .rates import prepare, spend
@@ -26,4 +26,5 @@ __all__ = [
     "refused",
     "spend",
     "turn_of",
+    "turn_to_look_up",
 ]

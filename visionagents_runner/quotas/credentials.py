@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from contextlib import AbstractAsyncContextManager, nullcontext
 
+from .gate import one_by_one
 from .rates import spend
 
 _MOST = 4096
@@ -37,10 +39,22 @@ def check_guess(digest: str, address: str | None) -> None:
     """Count the look-up of a credential, unless it is one that counted lately: guesses keep nobody else out.
 
     Raises:
-        TooMany: too many such came from this address, or to this worker.
+        TooMany: too many such came from this address.
     """
     if digest not in _familiar:
         spend("credentials", address=address)
+
+
+def turn_to_look_up(digest: str) -> AbstractAsyncContextManager[None]:
+    """Wait for one's turn to look up a credential: only those that counted lately are looked up side by side.
+
+    So somebody who has just signed in gets in, from however many addresses others guess, and whoever is known waits for
+    nobody.
+
+    Raises:
+        TooMany: too many wait.
+    """
+    return nullcontext() if digest in _familiar else one_by_one("credentials")
 
 
 def note_valid(digest: str, identity: str) -> None:

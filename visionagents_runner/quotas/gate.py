@@ -1,4 +1,4 @@
-"""`turn_of` and `heavy_read`: what is done for a few at once, while the others wait for their turn."""
+"""`turn_of` and `one_by_one`: what is done for a few at once, while the others wait for their turn."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from .holdings import hold
 from .limits import get_limits
 from .who import Who
 
-_READS_AT_ONCE = 1
-"""The store has two threads for reads: a short one, of somebody who joins a call, finds the other one free."""
+_NOBODY = Who()
 
 _gates: dict[str, tuple[asyncio.AbstractEventLoop, int, asyncio.Semaphore]] = {}
 
@@ -23,18 +22,27 @@ def turn_of(what: str) -> AbstractAsyncContextManager[None]:
 
 
 @asynccontextmanager
-async def heavy_read(who: Who) -> AsyncIterator[None]:
-    """Wait for one's turn to read a page of history.
+async def one_by_one(what: str, who: Who = _NOBODY) -> AsyncIterator[None]:
+    """Wait for one's turn where ``what`` takes one of the store's two threads for reads: the other one stays free.
+
+    Raises:
+        TooMany: they wait for as many as they, or all, may.
+    """
+    give_back = hold(what, identity=who.identity, address=who.address)
+    try:
+        async with _gate(what, 1):
+            yield
+    finally:
+        give_back()
+
+
+def heavy_read(who: Who) -> AbstractAsyncContextManager[None]:
+    """Wait for one's turn to read a page of history: a short read, of somebody who joins a call, need not.
 
     Raises:
         TooMany: they wait for as many as they may.
     """
-    give_back = hold("reads", identity=who.identity, address=who.address)
-    try:
-        async with _gate("reads", _READS_AT_ONCE):
-            yield
-    finally:
-        give_back()
+    return one_by_one("reads", who)
 
 
 def _gate(what: str, size: int) -> asyncio.Semaphore:

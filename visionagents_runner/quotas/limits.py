@@ -81,7 +81,8 @@ class Limits:
     reads_per_worker: int | None = 32
     credentials_per_address: Rate | None = "120/m"
     """API keys and cookies that were not known to count, each of which is looked up: guesses, for the most part."""
-    credentials_per_worker: Rate | None = "1200/m"
+    credentials_per_worker: int | None = 1000
+    """Such as wait to be looked up, one after the other."""
 
 
 WORDS = {
