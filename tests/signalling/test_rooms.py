@@ -12,11 +12,13 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Permission
 
 from tests.asgi_client import REMOTE, Client
+from tests.conftest import until
 from tests.keys.fixtures import afresh
 from tests.signalling import relayed
 from tests.signalling.conftest import Serve, Server
 from tests.signalling.relayed import Far, far_process
 from tests.signalling.test_access import as_user, refusal, remote
+from tests.signalling.test_guests import ARGUMENT, HIDDEN, create_agent, heard
 from visionagents_runner import ServeOptions, store
 from visionagents_runner.dispatch import dispatch
 from visionagents_runner.edge import find_room
@@ -199,6 +201,27 @@ async def test_the_owner_of_the_first_session_is_not_locked_out_by_a_second_one(
         async with server.socket(**how) as socket:
             assert len((await socket.hello())["sessions"]) == 2
     assert (await api(server, how).post("/sessions", {"call_id": "my-call"})).status == 201
+
+
+async def test_who_is_there_by_a_session_of_their_own_learns_of_others_what_can_be_heard(serve: Serve) -> None:
+    server = await serve(create=create_agent)
+    how, user = await starter(server)
+    viewer, _ = await as_user(server, "start_agentsession", "view_agentsession", name="viewer")
+    mine = await server.start(started_by_id=user.pk, metadata={"lead": "of mine"})
+    theirs = await server.start(started_by_id=(await other()).pk, metadata={"lead": ARGUMENT})
+    async with server.socket(**how) as socket, server.socket(**viewer) as sees_all:
+        told = {each["session_id"]: each for each in (await socket.hello())["sessions"]}
+        assert told[mine.id]["metadata"] == {"lead": "of mine"}
+        assert "metadata" not in told[theirs.id]
+        assert told[theirs.id]["models"] == {}
+        await sees_all.hello()
+        await theirs.agent.simple_response("go")
+        for client in (socket, sees_all):
+            await until(lambda client=client: '"text": "Done.", "completed": true' in heard(client))
+        assert [word for word in HIDDEN if word in heard(sees_all)] == list(HIDDEN)
+        assert not [word for word in HIDDEN if word in heard(socket)]
+        await mine.agent.simple_response("go")
+        await socket.hear("happening", kind="tool_ended")
 
 
 async def test_of_two_who_start_at_once_on_an_empty_call_one_is_refused(serve: Serve) -> None:

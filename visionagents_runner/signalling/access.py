@@ -71,6 +71,8 @@ class Admission:
     """The session that they were invited to: they leave when it ends. Such guests are told less."""
     judged: tuple[str, ...] | None = None
     """The sessions of the call that were looked at; None: whatever comes does not matter."""
+    sees_own: bool = False
+    """Whether they see only sessions of their own: of others that are on the call they learn what can be heard."""
     identity: str | None = None
     """Whose share of `quotas` they have; None where nobody need prove anything."""
     seats: int | None = None
@@ -179,7 +181,7 @@ class Judge:
                 raise HttpError(403, "You may not see every session of this call")
             judged = _ids(sessions)
         user_id, name = _who(access)
-        return Admission("speaker", user_id, name, may_start=True, judged=judged)
+        return Admission("speaker", user_id, name, may_start=True, judged=judged, sees_own=_sees_own(access))
 
     async def _listener(self, request: HandshakeRequest, refusal: HttpError) -> Admission:
         """Return the admission of somebody who may not start sessions.
@@ -200,7 +202,8 @@ class Judge:
         if (is_joining and not sessions) or not await access.sees_call(request, sessions):
             raise refusal
         user_id, name = _who(access)
-        return Admission("listener", user_id, name, judged=None if access.sees_every_call else _ids(sessions))
+        judged = None if access.sees_every_call else _ids(sessions)
+        return Admission("listener", user_id, name, judged=judged, sees_own=_sees_own(access))
 
     async def _sessions(self, request: HandshakeRequest) -> list[store.OnCall]:
         look = partial(store.present_on, *self._call)
@@ -210,6 +213,10 @@ class Judge:
 
 def _ids(sessions: list[store.OnCall]) -> tuple[str, ...]:
     return tuple(str(session.id) for session in sessions)
+
+
+def _sees_own(access: Access) -> bool:
+    return access.view is None and not access.sees_all
 
 
 def _start_body(call_type: str, call_id: str) -> Any:

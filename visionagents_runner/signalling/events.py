@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from django.utils.crypto import salted_hmac
@@ -20,13 +21,16 @@ class Told(NamedTuple):
     """A message that still waits is replaced by a newer one with the same key: only the newest matters."""
 
 
-def to_message(event: Any, describe: Describe, *, for_guest: bool) -> Told | None:
+def to_message(event: Any, describe: Describe, *, for_guest: bool, hidden: bool = False) -> Told | None:
     """Return the message that tells of an event of `edge`.
 
     None for one that this version of the wire has no word for, and for what is not for guests who were let in by an
     invitation. These are told what is said and who is there, whether the agent thinks or speaks, and that there was an
     error. Not: what an error says, the ids of users, and, without ``GUESTS_SEE_TOOLS``, which tools the agent calls.
+    What happens in a session that is ``hidden`` from somebody is told to them as to a guest.
     """
+    if hidden and (event := _heard(event)) is None:
+        return None
     # By name: the classes themselves would import vision-agents.
     teller = _TELLERS.get(type(event).__name__)
     return None if teller is None else teller(event, describe, for_guest)
@@ -44,6 +48,17 @@ def guests_see(kind: str, data: Mapping[str, Any]) -> dict[str, Any] | None:
     if shown.get("user_id") is not None and shown.get("role") != "assistant":
         shown["user_id"] = alias_of(str(shown["user_id"]))
     return shown
+
+
+def _heard(event: Any) -> Any:
+    """Return what can be heard of something that an agent did; None for nothing."""
+    match type(event).__name__:
+        case "Words":
+            return event if _is_for_guests(event.role) else None
+        case "Happening":
+            data = guests_see(event.kind, event.data)
+            return None if data is None else replace(event, data=data)
+    return event
 
 
 def alias_of(user_id: str) -> str:

@@ -95,6 +95,8 @@ class CallMember:
         self._link_task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._watched: dict[str, asyncio.Task[None]] = {}
+        self._hidden: dict[str, bool] = {}
+        """Whether the session of an agent is hidden from them, by the agent's id."""
         self._undo: list[Callable[[], None]] = []
         self._negotiating = asyncio.Lock()
         self._offers = 0
@@ -229,13 +231,30 @@ class CallMember:
     async def _tell_events(self, person: Person) -> None:
         guest = self._admission.session_id is not None
         async for event in person:
-            told = to_message(event, self._describe_agent, for_guest=guest)
+            hidden = self._admission.sees_own and self._is_hidden(getattr(event, "agent_id", ""))
+            told = to_message(event, self._describe_agent, for_guest=guest, hidden=hidden)
             if told is not None:
                 self._port.post(told.message, key=told.key)
         # The room has ended for everybody. Why its sessions did is known in a moment.
         if self._watched:
             await asyncio.wait(self._watched.values(), timeout=_ENDS_SECONDS)
         raise Fatal(Code.CALL_ENDED, "The call has ended")
+
+    def _is_hidden(self, agent_id: str) -> bool:
+        if agent_id not in self._hidden:
+            live = access.live_sessions(self._call_type, self._call_id)
+            session = next((each for each in live if sessions.agent_id(each) == agent_id), None)
+            if session is None:
+                return False
+            self._hidden[agent_id] = not self._sees(session)
+        return self._hidden[agent_id]
+
+    def _sees(self, session: LiveSession) -> bool:
+        """Whether they may see the session itself, and not just hear what it says on the call."""
+        admission = self._admission
+        return admission.session_id is None and not (
+            admission.sees_own and str(session.started_by_id) != admission.user_id
+        )
 
     def _describe_agent(self, participant_id: str) -> dict[str, Any] | None:
         for session in access.live_sessions(self._call_type, self._call_id):
@@ -248,7 +267,7 @@ class CallMember:
         connections = self._person.room.agents if self._person is not None else ()
         mine = sessions.agent_id(session)
         presence = next((each.presence(here=True) for each in connections if mine and each.agent.id == mine), None)
-        return sessions.describe(session, presence, for_guest=self._admission.session_id is not None)
+        return sessions.describe(session, presence, for_guest=not self._sees(session))
 
     def _watch(self, session: LiveSession) -> None:
         """Tell when ``session`` has ended."""
