@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -192,3 +194,19 @@ async def test_long_reads_go_one_after_the_other_and_only_so_many_wait(limit: An
             await read("user:1")
         go_on.set()
     assert most == 1
+
+
+def test_what_threads_hold_at_once_is_counted_rightly() -> None:
+    # Under WSGI each request has a thread: what was lost from the count would keep somebody out for good.
+    def hold(_: int) -> None:
+        for _ in range(2000):
+            quotas.hold("reads", identity="user:1")()
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(hold, range(4)))
+    finally:
+        sys.setswitchinterval(before)
+    assert holdings.held("reads", "identity", "user:1") == holdings.held("reads", "worker") == 0
