@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.apps import apps
 from django.conf import settings
-from django.http import HttpRequest
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest
 from django.utils.functional import SimpleLazyObject
 from ninja.errors import HttpError
 
@@ -238,14 +239,30 @@ class Rule:
         """Return if it allows.
 
         Raises:
-            HttpError: it refuses; its own, or 403.
+            HttpError: it refuses; its own, or 403, or 404 for Django's Http404.
             TypeError: it returned something else than None, True or False.
         """
+        try:
+            answer = await self._answer(request, about)
+        except PermissionDenied as refusal:
+            raise HttpError(403, str(refusal) or "Permission denied") from refusal
+        except Http404 as refusal:
+            raise HttpError(404, "Not Found") from refusal
+        if answer is None or answer is True:
+            return
+        if answer is False:
+            raise HttpError(403, "You may not do this")
+        raise TypeError(
+            f"{self.function!r} of ServeOptions returned {type(answer).__name__}: return None or True to allow, "
+            "False to refuse, or raise ninja.errors.HttpError"
+        )
+
+    async def _answer(self, request: HttpRequest, about: dict[str, Any]) -> Any:
         arguments = (request,) if self.takes_request else ()
         named = {name: about.get(name) for name in self.names}
         if self.is_async:
             try:
-                answer = await self.function(*arguments, **named)  # type: ignore[misc]
+                return await self.function(*arguments, **named)  # type: ignore[misc]
             except HttpError:
                 raise
             except Exception:
@@ -260,16 +277,7 @@ class Rule:
                 answer = await store.call(self.function, *arguments, **named)
             except (SystemExit, KeyboardInterrupt) as error:
                 raise self._exited(error) from error
-            if inspect.isawaitable(answer):
-                answer = await answer
-        if answer is None or answer is True:
-            return
-        if answer is False:
-            raise HttpError(403, "You may not do this")
-        raise TypeError(
-            f"{self.function!r} of ServeOptions returned {type(answer).__name__}: return None or True to allow, "
-            "False to refuse, or raise ninja.errors.HttpError"
-        )
+            return await answer if inspect.isawaitable(answer) else answer
 
     def _exited(self, error: BaseException) -> RuntimeError:
         return RuntimeError(f"{self.function!r} of ServeOptions raised {error!r}")  # it would end the loop: all calls

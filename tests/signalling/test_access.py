@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from asgiref.sync import sync_to_async
 from django.core import signing
+from django.core.exceptions import PermissionDenied
+from django.http import Http404
 from django.utils import timezone
 
 from tests.asgi_client import REMOTE, Client
@@ -235,6 +237,26 @@ async def test_a_rule_with_a_bug_is_an_error_of_the_server(serve: Serve, caplog:
     server = await serve(ServeOptions(can_start_session=can_start_session))
     assert await refusal(server) == ("server_error", 4500)
     assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(PermissionDenied("Not on Sundays"), "Not on Sundays"), (Http404, "Not Found")]
+)
+async def test_a_rule_may_refuse_as_views_of_django_do(serve: Serve, error: Exception, words: str, caplog: Any) -> None:
+    def can_start_session() -> None:
+        raise error
+
+    async def can_view_session(session_id: str | None) -> None:
+        if session_id == hidden.id:
+            raise error
+
+    server = await serve(ServeOptions(can_start_session=can_start_session, can_view_session=can_view_session))
+    hidden = await server.start()
+    async with server.socket() as socket:
+        assert await socket.refused() == ("not_allowed", 4403)
+        assert socket.received[-1]["detail"] == words
+    assert await refusal(server, f"/ws/sessions/{hidden.id}/") in {("not_allowed", 4403), ("not_found", 4404)}
+    assert not caplog.records
 
 
 async def test_a_cookie_is_checked_for_its_origin_before_the_projects_rule(serve: Serve) -> None:
