@@ -93,7 +93,7 @@ def unit(name: str) -> dict[str, str]:
 
 
 def test_every_file_that_the_page_names_is_there_and_every_file_is_named() -> None:
-    linked = set(re.findall(r"\]\(([^):]+)\)", PAGE))
+    linked = set(re.findall(r"\]\(([^):#]+)\)", PAGE))
     assert linked == {path.name for path in FOLDER.iterdir()} - {"README.md"}
 
 
@@ -108,6 +108,9 @@ def test_every_setting_that_the_page_names_exists(name: str) -> None:
         "CHANNEL_LAYERS",
         "ALLOWED_HOSTS",
         "FORWARDED_ALLOW_IPS",
+        "SECURE_HSTS_SECONDS",
+        "SECURE_PROXY_SSL_HEADER",
+        "SECURE_SSL_REDIRECT",
         "STATIC_ROOT",
         "INSTALLED_APPS",
         "PROCRASTINATE_WORKER_DEFAULTS",
