@@ -211,10 +211,10 @@ class Supervisor(Multiprocess):
                 worker.tell_if_disorderly()
         self._leaving = [worker for worker in self._leaving if worker.alive]
         for worker in list(self._crew):
-            if not worker.alive:
-                self._bury(worker)
-            elif worker.leaving:
+            if worker.leaving:  # it said so, and may have ended since
                 self._let_go(worker)
+            elif not worker.alive:
+                self._bury(worker)
         self._kill_hung()
         if not self.should_exit.is_set():
             self._fill()

@@ -114,6 +114,9 @@ def test_every_setting_that_the_page_names_exists(name: str) -> None:
         "STATIC_ROOT",
         "INSTALLED_APPS",
         "PROCRASTINATE_WORKER_DEFAULTS",
+        "SECURE_HSTS_SECONDS",
+        "SECURE_PROXY_SSL_HEADER",
+        "SECURE_SSL_REDIRECT",
     }
     assert name in conf.known_keys() | others
 

@@ -165,7 +165,7 @@ def test_sighup_replaces_the_workers_one_by_one_and_a_worker_told_to_end_is_repl
         server.send(signal.SIGTERM)
         code, output = server.end()
     assert code == 0, output
-    assert " died " not in output
+    assert " died " not in output, output
     assert_all_ended(*["drained"] * len(live))
 
 

@@ -227,7 +227,7 @@ async def test_what_was_said_last_arrives_before_the_word_that_a_worker_ends(ser
     mine = worker_group(worker.id)
     await until(lambda: {mine, worker_group(other)} <= link._entered)
     await server.start()
-    admission = {"role": "speaker", "user_id": "somebody", "name": ""}
+    admission = {"role": "speaker", "user_id": "somebody", "name": "", "judged": None}
     told = {"call": ["default", "my-call"], "admission": admission, "name": "Caller", "agents": []}
     await deliver(layer, mine, {"type": "relay.open", "key": "a", "from": str(other), **told})
     await until(lambda: any(each.get("lanes") for each in came))
