@@ -79,7 +79,7 @@ class Limits:
     """Pages of events and transcripts that are read or wait to be; one is read at a time."""
     reads_per_address: int | None = 16
     reads_per_worker: int | None = 32
-    credentials_per_address: Rate | None = "120/m"
+    credentials_per_address: Rate | None = "600/m"
     """API keys and cookies that were not known to count, each of which is looked up: guesses, for the most part."""
     credentials_per_worker: int | None = 1000
     """Such as wait to be looked up, one after the other."""
