@@ -126,7 +126,7 @@ def start(index: int, **limits: int) -> Work:
     def work() -> int:
         row = AgentSession(id=uuid.uuid4(), call_id=uuid.uuid4().hex, worker_id=worker.pk)
         row.created_at = datetime.now(UTC)
-        store._admit(row, store.Limits(per_worker=10**6, per_call=3, **limits))
+        store._admit(row, store.Limits(per_worker=10**6, per_call=3, **limits), None)
         row.mark_active(agent_id="agent")
         row.mark_joined()
         begun.append(row)
