@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from .application import drain
 from .exceptions import NotReady, RunnerConfigurationError
 from .report import print_ready
+from .utils import garbage
 from .worker import AgentWorker, current_worker, ensure_worker
 
 if TYPE_CHECKING:
@@ -88,12 +88,7 @@ class Life:
 
     async def _tell_when_warm(self, worker: AgentWorker) -> None:
         await worker.wait_warm()
-        # A full collection looks at every object, some 300,000 of which were imported until now. It held the loop for
-        # 0.2 s, whenever somebody had this process make many objects. From here on it only looks at those.
-        gc.collect()
-        gc.freeze()
-        # A full collection costs little now, unless the garbage of many connections has piled up for it: 90 ms.
-        gc.set_threshold(*gc.get_threshold()[:2], 2)
+        garbage.settle()
         self.settled.set()
         if not worker.running or worker.draining:
             return

@@ -15,10 +15,12 @@ from tests.agents import runner
 from visionagents_runner.application import sweep
 from visionagents_runner.life import Life
 from visionagents_runner.supervised import Supervised
+from visionagents_runner.utils import garbage
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_a_worker_whose_place_is_taken_hangs_up_and_drains() -> None:
+async def test_a_worker_whose_place_is_taken_hangs_up_and_drains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "_settled", False)  # as it is again afterwards
     supervisor, its_end = Pipe()
     happened: list[str] = []
     looked_at_no_more: list[int] = []

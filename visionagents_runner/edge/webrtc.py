@@ -28,6 +28,7 @@ from OpenSSL import SSL
 
 from ..conf import get_settings
 from ..tasks import spawn
+from ..utils.garbage import collect_soon
 from .audio import Samples
 from .background import in_background
 from .bounds import refused
@@ -236,6 +237,7 @@ class Peer:
                         protocol.transport.close()
         self._connection.remove_all_listeners()
         self._channel = None
+        collect_soon()
 
     # What aiortc tells
 
