@@ -205,14 +205,14 @@ async def test_it_works_off_the_loop_and_leaves_nothing(on_call):
     track = eyes.publish_video_track()
     await eyes.process_video(camera, "caller")
     await until(lambda: eyes.sight is not None)
-    assert [thread.name for thread in threading.enumerate() if "vision" in thread.name]
+    assert [thread.name for thread in threading.enumerate() if "visionagents-vision" in thread.name]
     first = await track.recv()
     assert (first.width, first.height) == (WIDTH, HEIGHT)
     await agent.close()
     with pytest.raises(MediaStreamError):
         await track.recv()
     await until(lambda: asyncio.all_tasks() <= tasks)
-    await until(lambda: not [thread for thread in threading.enumerate() if "vision" in thread.name])
+    await until(lambda: not [thread for thread in threading.enumerate() if "visionagents-vision" in thread.name])
 
 
 async def test_a_picture_that_comes_while_one_is_looked_at_replaces_those_that_wait():
