@@ -22,16 +22,11 @@ MAX_READ_FPS = 60
 """A track that does not wait for real time is not read faster."""
 
 
-class VideoFeed(VideoStreamTrack):
-    """What one watcher sees of a `VideoRelay`; of whichever it is subscribed to, one after the other."""
+class NewestFrame(VideoStreamTrack):
+    """A track of which one frame at most waits to be taken: a newer one takes its place."""
 
-    def __init__(self, *, outlives_source: bool = False, max_fps: float | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.relay: VideoRelay | None = None
-        self._outlives_source = outlives_source
-        # A little shorter, or every second frame of a source of the same rate would be dropped.
-        self._interval = 0.8 / max_fps if max_fps else 0.0
-        self._taken_at = float("-inf")
         self._frame: VideoFrame | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -47,6 +42,26 @@ class VideoFeed(VideoStreamTrack):
         frame, self._frame = self._frame, None
         return frame
 
+    def _show(self, frame: VideoFrame) -> None:
+        self._frame = frame
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class VideoFeed(NewestFrame):
+    """What one watcher sees of a `VideoRelay`; of whichever it is subscribed to, one after the other."""
+
+    def __init__(self, *, outlives_source: bool = False, max_fps: float | None = None) -> None:
+        super().__init__()
+        self.relay: VideoRelay | None = None
+        self._outlives_source = outlives_source
+        # A little shorter, or every second frame of a source of the same rate would be dropped.
+        self._interval = 0.8 / max_fps if max_fps else 0.0
+        self._taken_at = float("-inf")
+
     def stop(self) -> None:
         super().stop()
         relay, self.relay = self.relay, None
@@ -59,17 +74,12 @@ class VideoFeed(VideoStreamTrack):
     def offer(self, frame: VideoFrame, now: float) -> None:
         if now - self._taken_at >= self._interval:
             self._taken_at = now
-            self._frame = frame
-            self._wake()
+            self._show(frame)
 
     def source_ended(self) -> None:
         self.relay = None
         if not self._outlives_source:
             self.stop()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 class VideoRelay:

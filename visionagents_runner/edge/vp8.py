@@ -20,7 +20,7 @@ from typing import Any
 import av
 from aiortc.codecs import is_rtx
 from aiortc.jitterbuffer import JitterFrame
-from aiortc.mediastreams import VIDEO_TIME_BASE, MediaStreamError, MediaStreamTrack
+from aiortc.mediastreams import VIDEO_TIME_BASE
 from aiortc.rate import RateCounter
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtcrtpreceiver import RTCRtpReceiver, StreamStatistics
@@ -32,6 +32,7 @@ from ..tasks import spawn
 from .bounds import Rate
 from .offers import VIDEO_MACROBLOCKS
 from .rtp import Missing, Statistics, take_decoder
+from .video import NewestFrame
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +48,8 @@ DECODERS = min(4, os.cpu_count() or 1)
 _decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="camera-decoder")
 
 
-class Vp8In(MediaStreamTrack):
+class Vp8In(NewestFrame):
     """The pictures of one receiver as a track. It ends when it is stopped."""
-
-    kind = "video"
 
     def __init__(self, receiver: RTCRtpReceiver) -> None:
         super().__init__()
@@ -64,8 +63,6 @@ class Vp8In(MediaStreamTrack):
         self._size: tuple[int, int] | None = None
         self._needs_key = True
         self._decoding: asyncio.Task[None] | None = None
-        self._picture: VideoFrame | None = None
-        self._waiter: asyncio.Future[None] | None = None
         self._ssrc: int | None = None
         self._told = False
         self._rate = Rate(per_second=FRAMES_A_SECOND, burst=FRAME_BURST)
@@ -78,22 +75,10 @@ class Vp8In(MediaStreamTrack):
         _bound(receiver)
         take_decoder(receiver, self)
 
-    async def recv(self) -> VideoFrame:
-        while self._picture is None:
-            if self.readyState != "live":
-                raise MediaStreamError
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        picture, self._picture = self._picture, None
-        return picture
-
     def stop(self) -> None:
         super().stop()
         self._forget()
-        self._picture = None
+        self._frame = None
         if self._decoding is None:
             self._codec = None  # tens of MB, which a circle of references would keep for a while
         self._wake()
@@ -187,8 +172,7 @@ class Vp8In(MediaStreamTrack):
                 if pictures is None:
                     self._start_over()
                 elif pictures:
-                    self._picture = pictures[-1]
-                    self._wake()
+                    self._show(pictures[-1])
         finally:
             self._decoding = None
             if self.readyState != "live":
@@ -205,10 +189,6 @@ class Vp8In(MediaStreamTrack):
             return self._codec.decode(packet)
         except (av.FFmpegError, ValueError, MemoryError):
             return None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 def key_frame_size(data: bytes) -> tuple[int, int] | None:
