@@ -440,7 +440,7 @@ async def _encoded(camera: Camera, count: int) -> list[bytes]:
 def test_a_size_may_change_a_few_times_and_not_at_every_frame():
     judged = vp8.Vp8In.__new__(vp8.Vp8In)
     judged._size, judged._told = None, False
-    judged._sizes = vp8.Rate(per_second=0.5, burst=8)
+    judged._sizes = vp8.Bucket(rate=0.5, burst=8)
     taken = [judged._takes((160 + number, 120)) for number in range(50)]
     assert taken.count(True) == 8
     assert judged._takes(judged._size)

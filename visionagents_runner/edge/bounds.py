@@ -1,9 +1,8 @@
-"""Bounds on what others may send: how often, and how much."""
+"""Bounds on what others may send, and how often they were kept."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from typing import Any
 
@@ -12,26 +11,6 @@ MAX_CUSTOM_EVENT_BYTES = 5 * 1024
 
 refused: Counter[str] = Counter(connections=0, offers=0)
 """How many offers were refused in this process, and how many connections were shut out, for what they are or send."""
-
-
-class Rate:
-    """A token bucket."""
-
-    def __init__(self, *, per_second: float, burst: float) -> None:
-        self._per_second = per_second
-        self._burst = burst
-        self._left = burst
-        self._at = time.monotonic()
-
-    def allow(self, amount: float = 1.0) -> bool:
-        """Whether one more, or so much, is allowed now; if so it counts."""
-        now = time.monotonic()
-        self._left = min(self._burst, self._left + (now - self._at) * self._per_second)
-        self._at = now
-        if self._left < amount:
-            return False
-        self._left -= amount
-        return True
 
 
 def custom_event(data: Any) -> bytes:

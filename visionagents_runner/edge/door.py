@@ -19,7 +19,7 @@ from typing import Any
 from aioice import stun
 from aioice.ice import Connection, StunProtocol
 
-from .bounds import Rate
+from ..quotas.bucket import Bucket
 
 MAX_DATAGRAM = 2048
 MAX_QUESTION = 548
@@ -53,11 +53,11 @@ class Door:
         self._streams: set[bytes] = set()
         self._ufrag = connection.local_username.encode()
         self._password = connection.local_password.encode()
-        self._packets = Rate(per_second=PACKETS_A_SECOND, burst=PACKET_BURST)
-        self._patience = Rate(per_second=FLOOD_A_SECOND, burst=FLOOD_BURST)
-        self._questions = Rate(per_second=50, burst=200)
-        self._asked = Rate(per_second=5, burst=100)
-        self._newcomers = Rate(per_second=0.1, burst=MAX_ADDRESSES)
+        self._packets = Bucket(rate=PACKETS_A_SECOND, burst=PACKET_BURST)
+        self._patience = Bucket(rate=FLOOD_A_SECOND, burst=FLOOD_BURST)
+        self._questions = Bucket(rate=50, burst=200)
+        self._asked = Bucket(rate=5, burst=100)
+        self._newcomers = Bucket(rate=0.1, burst=MAX_ADDRESSES)
         self._gather = connection.gather_candidates
         self._check = connection.request_received
         connection.gather_candidates = self._gather_and_watch  # type: ignore[method-assign]
@@ -86,13 +86,13 @@ class Door:
     def _is_expected(self, protocol: StunProtocol, data: bytes) -> bool:
         kind = data[0] << 8 | data[1]
         if kind == _REQUEST:
-            return len(data) <= MAX_QUESTION and self._ufrag in data and self._questions.allow()
+            return len(data) <= MAX_QUESTION and self._ufrag in data and self._questions.take()
         return kind in (_RESPONSE, _ERROR) and len(data) <= MAX_DATAGRAM and data[8:20] in protocol.transactions
 
     def _on_packet(self, protocol: StunProtocol, data: bytes) -> None:
-        if not self._packets.allow():
+        if not self._packets.take():
             self.dropped += 1
-            if not self._patience.allow():
+            if not self._patience.take():
                 self.shut(f"It sends more than {PACKETS_A_SECOND:.0f} packets a second")
             return
         if not 12 < len(data) <= MAX_DATAGRAM:
@@ -114,7 +114,7 @@ class Door:
         if not self._is_signed(message):
             return
         if address not in self._proved:
-            if not self._newcomers.allow():
+            if not self._newcomers.take():
                 return
             self._forget()
             self._proved[address] = None
@@ -157,7 +157,7 @@ class Door:
     # Out
 
     def may_ask(self) -> bool:
-        return self._asked.allow()
+        return self._asked.take()
 
 
 class _Sentry:

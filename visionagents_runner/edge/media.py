@@ -13,8 +13,9 @@ from vision_agents.core.edge.types import TrackType
 
 from ..conf import get_settings
 from ..exceptions import TooMany
+from ..quotas.bucket import Bucket
 from .audio import RATE, SILENCE, Gate, Samples, power
-from .bounds import Rate, custom_event, refused
+from .bounds import custom_event, refused
 from .events import Media, Renegotiate, Speaking
 from .offers import BadOffer, read_offer
 from .pcm import PcmLink
@@ -52,7 +53,7 @@ class PersonMedia:
         self._link: PcmLink | None = None
         self._negotiating = asyncio.Lock()
         self._gate = Gate()
-        self._rate = Rate(per_second=60, burst=150)
+        self._rate = Bucket(rate=60, burst=150)
         self._muted_left = 0
         self._audio_added = False
         self._video_id: str | None = None
@@ -113,7 +114,7 @@ class PersonMedia:
         person = self.person
         if not self.may_speak:
             raise PermissionError("Who joined as a listener cannot speak: join as a speaker")
-        if not person.here or not self._rate.allow():
+        if not person.here or not self._rate.take():
             return
         if person.muted:
             if not self._muted_left:

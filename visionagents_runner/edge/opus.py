@@ -24,8 +24,8 @@ from aiortc.rtp import RtpPacket
 from av.audio.codeccontext import AudioCodecContext
 from av.audio.frame import AudioFrame
 
+from ..quotas.bucket import Bucket
 from .audio import FRAME_SAMPLES, RATE, SILENCE, Cutter, Samples
-from .bounds import Rate
 from .rtp import Statistics
 
 logger = logging.getLogger(__name__)
@@ -120,8 +120,8 @@ class OpusIn:
         self._decoder.layout = "mono"
         self._decoder.sample_rate = RATE
         self._cutter = Cutter()
-        self._rate = Rate(per_second=120, burst=300)
-        self._sound = Rate(per_second=MAX_SPEED, burst=MAX_LUMP_SECONDS)
+        self._rate = Bucket(rate=120, burst=300)
+        self._sound = Bucket(rate=MAX_SPEED, burst=MAX_LUMP_SECONDS)
         self._ssrc: int | None = None
         self._next: int | None = None
         self._waiting: dict[int, bytes] = {}
@@ -133,7 +133,7 @@ class OpusIn:
 
     async def _handle(self, packet: RtpPacket, arrival_time_ms: int) -> None:
         self.packets += 1
-        if not self._receiver._enabled or packet.payload_type != self._payload_type or not self._rate.allow():
+        if not self._receiver._enabled or packet.payload_type != self._payload_type or not self._rate.take():
             return
         if packet.ssrc != self._ssrc:
             if self._statistics is not None:
@@ -144,7 +144,7 @@ class OpusIn:
             if packet.ssrc not in self._statistics:
                 self._statistics[packet.ssrc] = Statistics(RATE)
             self._statistics[packet.ssrc].add(packet)
-        if packet.payload and self._sound.allow(seconds_in(packet.payload)):
+        if packet.payload and self._sound.take(seconds_in(packet.payload)):
             self._order(packet.sequence_number, packet.payload)
 
     def _order(self, sequence: int, payload: bytes) -> None:

@@ -22,7 +22,7 @@ from aiortc.rtp import (
     RtpPacket,
 )
 
-from .bounds import Rate
+from ..quotas.bucket import Bucket
 
 REPORTS_A_SECOND, REPORT_BURST = 100.0, 300
 MAX_IN_ONE = 16
@@ -40,11 +40,11 @@ class RtpWatch:
     def __init__(self, transport: RTCDtlsTransport, refuse: Callable[[str], None]) -> None:
         self._router = transport._rtp_router
         self._refuse = refuse
-        self._reports = Rate(per_second=REPORTS_A_SECOND, burst=REPORT_BURST)
-        self._again = Rate(per_second=SENT_AGAIN_A_SECOND, burst=SENT_AGAIN_BURST)
-        self._key_frames = Rate(per_second=1, burst=4)
-        self._bit_rates = Rate(per_second=2, burst=8)
-        self._malformed = Rate(per_second=MAX_MALFORMED_A_SECOND, burst=MALFORMED_BURST)
+        self._reports = Bucket(rate=REPORTS_A_SECOND, burst=REPORT_BURST)
+        self._again = Bucket(rate=SENT_AGAIN_A_SECOND, burst=SENT_AGAIN_BURST)
+        self._key_frames = Bucket(rate=1, burst=4)
+        self._bit_rates = Bucket(rate=2, burst=8)
+        self._malformed = Bucket(rate=MAX_MALFORMED_A_SECOND, burst=MALFORMED_BURST)
         self._handle_rtp = transport._handle_rtp_data
         transport._handle_rtp_data = self._on_rtp  # type: ignore[method-assign]
         transport._handle_rtcp_data = self._on_rtcp  # type: ignore[method-assign]
@@ -58,7 +58,7 @@ class RtpWatch:
             self._nonsense()
 
     async def _on_rtcp(self, data: bytes) -> None:
-        if not self._reports.allow():
+        if not self._reports.take():
             return
         try:
             if not _is_short(data):
@@ -74,15 +74,15 @@ class RtpWatch:
 
     def _counts(self, packet: AnyRtcpPacket) -> bool:
         if isinstance(packet, RtcpRtpfbPacket):
-            packet.lost = [number for number in dict.fromkeys(packet.lost) if self._again.allow()][:RTP_HISTORY_SIZE]
+            packet.lost = [number for number in dict.fromkeys(packet.lost) if self._again.take()][:RTP_HISTORY_SIZE]
             return bool(packet.lost)
         if isinstance(packet, RtcpPsfbPacket):
-            return (self._bit_rates if packet.fmt == RTCP_PSFB_APP else self._key_frames).allow()
+            return (self._bit_rates if packet.fmt == RTCP_PSFB_APP else self._key_frames).take()
         # A stream that ends may begin again, which aiortc does not know: it ends its decoder with it.
         return not isinstance(packet, RtcpByePacket)
 
     def _nonsense(self) -> None:
-        if not self._malformed.allow():
+        if not self._malformed.take():
             self._refuse("It sends what is no RTP")
 
 

@@ -12,7 +12,7 @@ from struct import unpack_from
 
 from aiortc.rtcsctptransport import DATA_CHANNEL_OPEN, WEBRTC_DCEP, RTCSctpTransport
 
-from .bounds import Rate
+from ..quotas.bucket import Bucket
 
 MAX_PACKET = 2048
 MAX_CHUNKS = 64
@@ -50,10 +50,10 @@ class SctpWatch:
     def __init__(self, transport: RTCSctpTransport, refuse: Callable[[str], None]) -> None:
         self._transport = transport
         self._refuse = refuse
-        self._pieces = Rate(per_second=PIECES_A_SECOND, burst=PIECE_BURST)
-        self._acks = Rate(per_second=ACKS_A_SECOND, burst=ACK_BURST)
-        self._others = Rate(per_second=OTHERS_A_SECOND, burst=OTHER_BURST)
-        self._nonsense = Rate(per_second=1, burst=50)
+        self._pieces = Bucket(rate=PIECES_A_SECOND, burst=PIECE_BURST)
+        self._acks = Bucket(rate=ACKS_A_SECOND, burst=ACK_BURST)
+        self._others = Bucket(rate=OTHERS_A_SECOND, burst=OTHER_BURST)
+        self._nonsense = Bucket(rate=1, burst=50)
         self._handle = transport._handle_data
         self._receive = transport._data_channel_receive
         transport._handle_data = self._on_packet  # type: ignore[method-assign]
@@ -86,7 +86,7 @@ class SctpWatch:
         await self._receive(stream_id, protocol, data)
 
     def _count_nonsense(self) -> None:
-        if not self._nonsense.allow():
+        if not self._nonsense.take():
             self._refuse("It sends over its data channel what no browser does")
 
     # Of one packet
@@ -126,7 +126,7 @@ class SctpWatch:
     def _is_allowed(self, data: bytes) -> bool:
         """Whether there are not too many of its kind: one too many is lost, and sent again."""
         rates = {DATA: self._pieces, SACK: self._acks, FORWARD: self._acks}
-        return all(rates.get(kind, self._others).allow() for kind, _ in _chunks(data) or ())
+        return all(rates.get(kind, self._others).take() for kind, _ in _chunks(data) or ())
 
 
 def _chunks(data: bytes) -> list[tuple[int, bytes]] | None:

@@ -28,8 +28,8 @@ from aiortc.rtp import RtpPacket
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
+from ..quotas.bucket import Bucket
 from ..tasks import spawn
-from .bounds import Rate
 from .offers import VIDEO_MACROBLOCKS
 from .rtp import Missing, Statistics, take_decoder
 from .video import NewestFrame
@@ -65,9 +65,9 @@ class Vp8In(NewestFrame):
         self._decoding: asyncio.Task[None] | None = None
         self._ssrc: int | None = None
         self._told = False
-        self._rate = Rate(per_second=FRAMES_A_SECOND, burst=FRAME_BURST)
-        self._sizes = Rate(per_second=0.5, burst=8)
-        self._wishes = Rate(per_second=0.5, burst=2)
+        self._rate = Bucket(rate=FRAMES_A_SECOND, burst=FRAME_BURST)
+        self._sizes = Bucket(rate=0.5, burst=8)
+        self._wishes = Bucket(rate=0.5, burst=2)
         self._statistics: dict[int, StreamStatistics] = getattr(receiver, "_RTCRtpReceiver__remote_streams", {})
         self._codecs: dict[int, RTCRtpCodecParameters] = getattr(receiver, "_RTCRtpReceiver__codecs", {})
         self._handle = receiver._handle_rtp_packet
@@ -115,7 +115,7 @@ class Vp8In(NewestFrame):
     def _is_wanted(self, data: bytes) -> bool:
         if len(data) < 3:
             return False
-        if not self._rate.allow() or len(self._frames) >= MAX_FRAMES or self._bytes + len(data) > MAX_BYTES:
+        if not self._rate.take() or len(self._frames) >= MAX_FRAMES or self._bytes + len(data) > MAX_BYTES:
             self._start_over()
             return False
         if data[0] & 1:
@@ -139,7 +139,7 @@ class Vp8In(NewestFrame):
                 )
             return False
         if size != self._size:
-            if not self._sizes.allow():
+            if not self._sizes.take():
                 return False
             self._size = size
         return True
@@ -155,7 +155,7 @@ class Vp8In(NewestFrame):
         self._needs_key = True
 
     def _wish(self) -> None:
-        if self._ssrc is not None and self._wishes.allow():
+        if self._ssrc is not None and self._wishes.take():
             spawn(self._receiver._send_rtcp_pli(self._ssrc), name="camera-key-frame")
 
     # Decoding

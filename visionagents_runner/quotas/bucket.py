@@ -14,14 +14,14 @@ class Bucket:
         self._left = float(burst)
         self._at = time.monotonic()
 
-    def take(self) -> bool:
-        """Whether one more is allowed now; if so it counts."""
+    def take(self, amount: float = 1.0) -> bool:
+        """Whether one more, or so much, is allowed now; if so it counts."""
         now = time.monotonic()
         self._left = min(self._burst, self._left + (now - self._at) * self._rate)
         self._at = now
-        if self._left < 1:
+        if self._left < amount:
             return False
-        self._left -= 1
+        self._left -= amount
         return True
 
     def give_back(self) -> None:
