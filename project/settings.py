@@ -16,7 +16,7 @@ import django
 from django.core.exceptions import ImproperlyConfigured
 
 from visionagents_runner.exceptions import RunnerConfigurationError
-from visionagents_runner.secretfile import read_or_make_secret
+from visionagents_runner.utils.secret_key import read_or_make_secret
 from visionagents_runner.utils.sqlite import keep_private
 
 BASE_DIR = Path(__file__).resolve().parent.parent

@@ -8,8 +8,8 @@ from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
-from visionagents_runner.headers import guard, page_policy
 from visionagents_runner.models import AgentSession
+from visionagents_runner.utils.page_headers import guard, page_policy
 
 SESSIONS_SHOWN = 5
 

@@ -12,10 +12,11 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 
 from tests.agents import StubAgent, create_agent, join_call
-from visionagents_runner import AgentLauncher, quotas, store
+from visionagents_runner import AgentLauncher, quotas
 from visionagents_runner.models import AgentSession
 from visionagents_runner.quotas import holdings
-from visionagents_runner.worker import current_worker
+from visionagents_runner.store import database
+from visionagents_runner.worker.worker import current_worker
 
 
 @pytest.hookimpl(wrapper=True)
@@ -30,7 +31,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 def no_thread_keeps_a_connection() -> Iterator[None]:
     """Neither the store's threads nor asgiref's may outlive the database of a test with their connections."""
     yield
-    store.close()
+    database.close()
     asyncio.run(sync_to_async(connections.close_all)())
 
 
@@ -56,7 +57,7 @@ async def launch(transactional_db: None) -> AsyncIterator[Callable[..., Any]]:
 
 
 async def row_of(session: Any) -> AgentSession:
-    row = await store.get_session(session.id)
+    row = await database.get_session(session.id)
     assert row is not None
     return row
 

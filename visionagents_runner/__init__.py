@@ -23,12 +23,12 @@ if TYPE_CHECKING:
         StartFailed,
         StartTimeout,
     )
-    from .launcher import AgentLauncher
     from .options import ServeOptions
     from .runner import Runner
+    from .worker.launcher import AgentLauncher
 
 _HOMES = {
-    "AgentLauncher": "launcher",
+    "AgentLauncher": "worker.launcher",
     "AgentNotFound": "exceptions",
     "MaxConcurrentSessionsExceeded": "exceptions",
     "MaxSessionsPerCallExceeded": "exceptions",

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .listeners import Listeners
+from .utils.listeners import Listeners
 
 if TYPE_CHECKING:
     from .models import AgentSession

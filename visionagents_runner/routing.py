@@ -19,7 +19,7 @@ from typing import Any
 from django.urls import re_path
 
 from .exceptions import InvalidInput
-from .identifiers import clean_call_part
+from .utils.validation import clean_call_part
 
 CALL = "visionagents_runner.call"
 """Key of a scope under which `AgentsApplication` leaves the call that it found: type and id."""
@@ -33,13 +33,13 @@ _FEEDS = b"ws/sessions/"
 
 async def serve_call(scope: Any, receive: Any, send: Any) -> None:
     # Imported late, so that a project's asgi.py may import this module before Django is set up.
-    from .consumers import CallConsumer
+    from .websockets.consumers import CallConsumer
 
     await CallConsumer()(scope, receive, send)
 
 
 async def serve_feed(scope: Any, receive: Any, send: Any) -> None:
-    from .consumers import FeedConsumer
+    from .websockets.consumers import FeedConsumer
 
     await FeedConsumer()(scope, receive, send)
 
@@ -72,7 +72,7 @@ def _after(path: bytes, scope: Mapping[str, Any], prefixes: Iterable[str]) -> It
     """Yield what follows ``path`` in the path of a WebSocket, as it was sent, under each of ``prefixes``."""
     from django.conf import settings
 
-    from .api.paths import encode_path
+    from .utils.paths import encode_path
 
     raw: bytes | None = scope.get("raw_path")
     if raw is None:
@@ -99,7 +99,7 @@ def call_of(scope: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return type and id of the call that a WebSocket is for; None if they cannot be such."""
     call = scope.get(CALL)
     if call is None:
-        from .api.paths import raw_suffix
+        from .utils.paths import raw_suffix
 
         rest: str = scope.get("url_route", {}).get("kwargs", {}).get("rest", "")
         raw = raw_suffix(scope, rest)

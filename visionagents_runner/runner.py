@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .conf import SETTING, get_settings
+from .conf.settings import SETTING, get_settings
 from .exceptions import AgentNotFound, RunnerConfigurationError
-from .launcher import AgentLauncher
 from .options import ServeOptions
+from .worker.launcher import AgentLauncher
 
 if TYPE_CHECKING:
     from ninja import NinjaAPI
 
-    from .application import AgentsApplication
+    from .asgi.application import AgentsApplication
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _standalone: Runner | None = None
@@ -92,7 +92,7 @@ class Runner:
     @cached_property
     def api(self) -> NinjaAPI:
         """The NinjaAPI of the REST endpoints."""
-        from .standalone import configure_if_needed
+        from .cli.standalone import configure_if_needed
 
         configure_if_needed(self)
         if self.options.api is not None:
@@ -104,10 +104,10 @@ class Runner:
     @cached_property
     def asgi(self) -> AgentsApplication:
         """The ASGI application: REST, Django, and the worker that starts and stops with the server."""
-        from .standalone import configure_if_needed
+        from .cli.standalone import configure_if_needed
 
         configure_if_needed(self)
-        from .application import AgentsApplication
+        from .asgi.application import AgentsApplication
 
         return AgentsApplication(self)
 
@@ -134,8 +134,8 @@ class Runner:
             RunnerConfigurationError, InvalidInput, AgentNotFound: it cannot run as asked; the message says the fix.
             SystemExit: with code 1, if the agent could not be built or ``join_call`` failed.
         """
-        from .run import run_session
-        from .standalone import configure_if_needed
+        from .cli.run import run_session
+        from .cli.standalone import configure_if_needed
 
         configure_if_needed(self, migrate=True)
         code = run_session(
@@ -171,8 +171,8 @@ class Runner:
             RunnerConfigurationError: it cannot serve as asked (a port in use, say); the message says the fix.
             SystemExit: with code 1, if one of several workers did not end in order.
         """
-        from .server import serve
-        from .standalone import configure_if_needed
+        from .cli.standalone import configure_if_needed
+        from .server.main import serve
 
         configure_if_needed(self, migrate=True)
         serve(
@@ -191,7 +191,7 @@ class Runner:
 
         ``args`` replaces ``sys.argv[1:]``. Ends the process with an exit code.
         """
-        from .cli import main
+        from .cli.main import main
 
         main(self, args)
 

@@ -2,7 +2,7 @@
 namespace.
 
 Loading it imports neither the runner nor the API: system checks load every URLconf, and ``manage.py migrate`` runs
-them. What a path names is decided by its raw form (see `api.paths`); the patterns here only say which paths are ours.
+them. What a path names is decided by its raw form (see `utils.paths`); the patterns here only say which paths are ours.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from django.urls import Resolver404, URLPattern, URLResolver, path, register_con
 from django.urls.converters import StringConverter
 from django.urls.resolvers import RegexPattern
 
-from . import callpage
+from . import views
 from .auth import local_token
-from .conf import get_settings
+from .conf.settings import get_settings
 from .exceptions import RunnerConfigurationError
 
 app_name = "visionagents_runner"
@@ -36,7 +36,7 @@ register_converter(_AnythingConverter, "visionagents_rest")
 
 def _view(prefix: str) -> Any:
     async def view(request: HttpRequest, rest: str = "", **of_the_mount: Any) -> HttpResponse:
-        from .api.include import serve
+        from .api.mount import serve
 
         return await serve(request, prefix + rest)
 
@@ -102,9 +102,9 @@ urlpatterns: list[URLPattern | URLResolver] = [
     *(path(f"{name}/", _view(f"{name}/")) for name in _names if name != "openapi.json"),
     path("sessions/<visionagents_rest:rest>", _view("sessions/"), name="session"),
     path("calls/<visionagents_rest:rest>", _view("calls/"), name="calls"),
-    path("call/", callpage.new_call, name="new-call"),
-    path("call/<str:call_type>/<str:call_id>/", callpage.call, name="call"),
-    path("call/<visionagents_rest:rest>", callpage.call),
+    path("call/", views.new_call, name="new-call"),
+    path("call/<str:call_type>/<str:call_id>/", views.call, name="call"),
+    path("call/<visionagents_rest:rest>", views.call),
     path(local_token.PAGE, local_token.local_access, name="local-access"),
     CustomAPIResolver(),
 ]

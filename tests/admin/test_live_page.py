@@ -15,7 +15,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from tests.admin.conftest import LIST, page_of
-from visionagents_runner.admin import story
+from visionagents_runner.admin import session_page
 from visionagents_runner.admin.latency import latency
 from visionagents_runner.admin.timeline import timeline
 from visionagents_runner.admin.tracebacks import read_report
@@ -147,7 +147,7 @@ def test_a_number_that_is_none_means_everything(root: Client, make: Make, value:
 
 def test_a_long_history_is_cut_to_its_newest(root: Client, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MOST_EVENTS", "MOST_WORDS", "MOST_DRAWN"):
-        monkeypatch.setattr(story, name, 3)
+        monkeypatch.setattr(session_page, name, 3)
     session = make()
     happen(session, *((number, "message", said(f"line {number}")) for number in range(5)))
     text = root.get(page_of(session)).content.decode()
@@ -166,11 +166,11 @@ def test_long_texts_leave_room_for_fewer(root: Client, make: Make, monkeypatch: 
     assert seqs(text, "va-transcript") == [3, 4, 5, 6, 7]
     assert text.count("x" * 15_000) == 5  # the words whole, and the lines of the events cut
     assert text.count("x…") == 5
-    monkeypatch.setattr(story, "MOST_SHOWN", 70_000)
+    monkeypatch.setattr(session_page, "MOST_SHOWN", 70_000)
     text = root.get(page_of(session)).content.decode()
     assert seqs(text, "va-transcript") == [6, 7]
     assert "The newest 2 messages." in text
-    monkeypatch.setattr(story, "MOST_SHOWN", 5000)
+    monkeypatch.setattr(session_page, "MOST_SHOWN", 5000)
     text = root.get(page_of(session)).content.decode()
     assert seqs(text, "va-transcript") == [7]
     assert seqs(text, "va-events") == [7]
@@ -207,7 +207,7 @@ def test_the_trail_names_who_asked_spoke_and_closed_each_once(root: Client, make
 def test_the_lines_of_the_project_stand_first_in_an_error() -> None:
     report = read_report(
         "Traceback (most recent call last):\n"
-        '  File "/venv/lib/python3.11/site-packages/visionagents_runner/session.py", line 2, in _run\n    join()\n'
+        '  File "/venv/lib/python3.11/site-packages/visionagents_runner/sessions/x.py", line 2, in _run\n    join()\n'
         '  File "/srv/agents.py", line 7, in join_call\n    await greet()\n    ^^^^^^^^^^^^^\n'
         '  File "/srv/greeting.py", line 9, in greet\n    raise ValueError(name)\n'
         "ValueError: two\nlines\n"

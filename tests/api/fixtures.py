@@ -14,8 +14,8 @@ from tests.agents import create_agent, join_call
 from tests.asgi_client import Client
 from tests.conftest import until
 from visionagents_runner import AgentLauncher, Runner, ServeOptions
-from visionagents_runner.mount import LeanAPI
-from visionagents_runner.worker import current_worker, ensure_worker
+from visionagents_runner.asgi.lean import LeanAPI
+from visionagents_runner.worker.worker import current_worker, ensure_worker
 
 Serve = Callable[..., Any]
 

@@ -19,9 +19,9 @@ from tests.api.test_sessions import TIME, elsewhere, start
 from tests.asgi_client import REMOTE, Client
 from tests.keys.fixtures import with_key
 from visionagents_runner import ServeOptions
-from visionagents_runner.api import errors, history, pages
+from visionagents_runner.api import errors, history, pagination
 from visionagents_runner.models import AgentSession, EndReason, EventLine, SessionEvent
-from visionagents_runner.worker import current_worker
+from visionagents_runner.worker.worker import current_worker
 
 BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SECRET = "my password is swordfish"
@@ -134,8 +134,8 @@ LONG = ["events", "transcript", "transcript?format=text", "transcript?format=vtt
 async def test_a_page_ends_before_it_gets_too_large_and_the_next_goes_on(
     client: Client, long_row: AgentSession, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "MAX_PAGE_BYTES", 200_000)
-    monkeypatch.setattr(pages, "_CHUNK", 5)
+    monkeypatch.setattr(pagination, "MAX_PAGE_BYTES", 200_000)
+    monkeypatch.setattr(pagination, "_CHUNK", 5)
     read: list[int] = []
     from_db = SessionEvent.from_db.__func__
 
@@ -167,7 +167,7 @@ async def test_a_page_ends_before_it_gets_too_large_and_the_next_goes_on(
 async def test_a_page_has_at_least_one_event(
     client: Client, long_row: AgentSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "MAX_PAGE_BYTES", 10)
+    monkeypatch.setattr(pagination, "MAX_PAGE_BYTES", 10)
     for after in (0, 1, 39):
         page = (await client.get(f"/sessions/{long_row.pk}/events?after={after}")).json()
         assert [event["seq"] for event in page["items"]] == [after + 1]

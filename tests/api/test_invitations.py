@@ -13,8 +13,8 @@ from tests.api.fixtures import Serve
 from tests.asgi_client import REMOTE, Client
 from tests.permissions.test_users import ORIGIN, sign_in
 from visionagents_runner import ServeOptions
+from visionagents_runner.auth.tokens import read_join_token
 from visionagents_runner.models import AgentSession, EndReason
-from visionagents_runner.tokens import read_join_token
 
 
 async def start(client: Client, call_id: str = "my-call", **options: Any) -> str:

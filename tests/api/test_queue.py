@@ -13,15 +13,15 @@ from tests.api.fixtures import Serve
 from tests.api.test_sessions import TIME, elsewhere, start
 from tests.asgi_client import REMOTE, Client
 from tests.feeds.conftest import cookie
-from visionagents_runner import store
 from visionagents_runner.models import AgentSession, EndReason, SessionStatus
+from visionagents_runner.store import database
 
 
 async def lost(**values: Any) -> tuple[AgentSession, AgentSession]:
     """Return a session whose worker was lost, and the one that goes on for it."""
     # Of a kind that the worker of this process does not host: it takes neither.
     row = await elsewhere(restartable=True, agent="coach", **values)
-    await store.write(row.finish, EndReason.WORKER_LOST)
+    await database.write(row.finish, EndReason.WORKER_LOST)
     return row, await AgentSession.objects.aget(restart_of=row)
 
 
@@ -50,7 +50,7 @@ async def test_a_lost_session_and_the_one_that_goes_on_for_it_name_each_other(cl
 
 async def test_a_lost_session_that_nothing_goes_on_for_says_so(client: Client) -> None:
     row = await elsewhere()
-    await store.write(row.finish, EndReason.WORKER_LOST)
+    await database.write(row.finish, EndReason.WORKER_LOST)
     assert (await client.get(f"/sessions/{row.pk}")).json()["restarted_as"] is None
 
 
@@ -73,7 +73,7 @@ async def test_lists_do_not_look_for_successors(client: Client) -> None:
     def queries() -> int:
         from visionagents_runner.api.listing import list_page
         from visionagents_runner.api.schemas import AllFilters
-        from visionagents_runner.permissions import Access
+        from visionagents_runner.auth.permissions import Access
 
         with CaptureQueriesContext(connection) as captured:
             page = list_page(Access(), AllFilters(), None)
@@ -81,7 +81,7 @@ async def test_lists_do_not_look_for_successors(client: Client) -> None:
         assert "restarted_as" not in page["items"][0]
         return len(captured)
 
-    assert await store.read(queries) == 1
+    assert await database.read(queries) == 1
 
 
 async def test_the_schema_documents_them(client: Client) -> None:

@@ -16,7 +16,7 @@ from tests.asgi_client import Answer, Client
 from tests.conftest import until
 from visionagents_runner import AgentLauncher
 from visionagents_runner.models import AgentSession, EndReason, Worker
-from visionagents_runner.worker import current_worker
+from visionagents_runner.worker.worker import current_worker
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
@@ -82,7 +82,7 @@ async def test_a_live_session_is_read_without_a_query_or_a_thread(
         raise AssertionError("a thread was asked for")
 
     with monkeypatch.context() as patch:
-        patch.setattr("visionagents_runner.store._Lane.run", refuse)
+        patch.setattr("visionagents_runner.store.database._Lane.run", refuse)
         assert (await client.get(f"/sessions/{session_id}")).status == 200
         assert (await client.get(f"/calls/my-call/sessions/{session_id}")).status == 200
         assert (await client.get(f"/calls/my-call/sessions/{session_id}/metrics")).status == 200

@@ -14,10 +14,12 @@ from tests.api.test_sessions import elsewhere, start
 from tests.asgi_client import REMOTE, Client
 from tests.conftest import until
 from tests.observe.parts import LiveModel
-from visionagents_runner import ServeOptions, speaking, store
+from visionagents_runner import ServeOptions
 from visionagents_runner.models import EndReason, SessionEvent, Worker
+from visionagents_runner.sessions import commands
+from visionagents_runner.store import database
 from visionagents_runner.testing import join_call, stub_agent
-from visionagents_runner.worker import current_worker
+from visionagents_runner.worker.worker import current_worker
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ async def test_the_history_keeps_who_asked_and_for_what(talking: Client) -> None
     session = live(session_id)
     session.request_close()
     await session.wait_ended()
-    asked = await store.read(
+    asked = await database.read(
         lambda: list(SessionEvent.objects.filter(session=session_id, kind="asked").values_list("data", flat=True))
     )
     assert asked == [
@@ -103,9 +105,11 @@ async def test_a_text_that_cannot_be_said_is_refused(client: Client, body: dict[
 async def test_who_cannot_be_spoken_through_says_why(client: Client) -> None:
     session_id = await start(client)  # an agent that never has a conversation
     row = await elsewhere()
-    await store.write(Worker.objects.filter(pk=row.worker_id).update, heartbeat_at=timezone.now() - timedelta(hours=1))
+    await database.write(
+        Worker.objects.filter(pk=row.worker_id).update, heartbeat_at=timezone.now() - timedelta(hours=1)
+    )
     ended = await elsewhere(call_id="over")
-    await store.write(ended.finish, EndReason.FINISHED)
+    await database.write(ended.finish, EndReason.FINISHED)
     for how in ("say", "respond"):
         answers = [
             await client.post(f"/sessions/{key}/{how}", {"text": "hello"}) for key in (session_id, row.pk, ended.pk)
@@ -143,7 +147,7 @@ async def test_an_agent_that_fails_or_hangs_is_told(
     answer = await talking.post(f"/sessions/{session_id}/say", {"text": "hello"})
     assert answer.status == 502
     assert "secret" not in answer.detail
-    monkeypatch.setattr(speaking, "SPEAK_SECONDS", 0.05)
+    monkeypatch.setattr(commands, "SPEAK_SECONDS", 0.05)
     agent.say = hang
     assert (await talking.post(f"/sessions/{session_id}/say", {"text": "hello"})).status == 504
     del agent.say

@@ -10,10 +10,10 @@ from channels.testing import ApplicationCommunicator, WebsocketCommunicator
 from tests.agents import create_agent, join_call, runner
 from tests.asgi_client import Client
 from visionagents_runner import AgentLauncher, Runner
-from visionagents_runner.application import AgentsApplication, project_application
 from visionagents_runner.asgi import get_asgi_application
+from visionagents_runner.asgi.application import AgentsApplication, project_application
 from visionagents_runner.exceptions import RunnerConfigurationError
-from visionagents_runner.worker import current_worker
+from visionagents_runner.worker.worker import current_worker
 
 
 async def host(scope: Any, receive: Any, send: Any) -> None:

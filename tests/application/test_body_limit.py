@@ -8,7 +8,7 @@ import pytest
 
 from tests.agents import runner
 from tests.asgi_client import Client
-from visionagents_runner.application import AgentsApplication
+from visionagents_runner.asgi.application import AgentsApplication
 
 pytestmark = pytest.mark.urls("tests.application.test_body_limit")
 

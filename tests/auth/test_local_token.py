@@ -150,7 +150,7 @@ async def test_where_local_requests_do_not_count_the_page_says_so(serve: Serve, 
 async def test_a_websocket_takes_the_cookie_from_pages_of_this_site_alone(
     client: Client, django: Client, token: str
 ) -> None:
-    from visionagents_runner.application import AgentsApplication
+    from visionagents_runner.asgi.application import AgentsApplication
 
     cookie = (await show(django, token)).headers["set-cookie"].partition(";")[0]
     application = AgentsApplication(tests.agents.runner)

@@ -67,13 +67,13 @@ async def _measure_lag(seconds: float) -> Lag:
 
 
 async def measure(sessions: int, rate: float, seconds: float) -> dict[str, Any]:
-    from visionagents_runner import store
     from visionagents_runner.models import AgentSession, EndReason
     from visionagents_runner.observe import observe
-    from visionagents_runner.recorder import Recorder
+    from visionagents_runner.sessions.recorder import Recorder
+    from visionagents_runner.store import database
 
     rows = [AgentSession(call_id=f"call-{number}") for number in range(sessions)]
-    await store.write(lambda: [row.insert() for row in rows])
+    await database.write(lambda: [row.insert() for row in rows])
     recorder = Recorder()
     recorder.start()
     observers = []
@@ -109,15 +109,15 @@ async def measure(sessions: int, rate: float, seconds: float) -> dict[str, Any]:
 
     async def end(row: AgentSession) -> None:
         await recorder.settle(row.pk)
-        await store.write(row.finish, EndReason.FINISHED)
+        await database.write(row.finish, EndReason.FINISHED)
 
     began_end = time.perf_counter()
     await asyncio.gather(*(end(row) for row in rows))
     ending = time.perf_counter() - began_end
     grown = _rss_bytes() - memory
     await recorder.close(10)
-    found = await store.read(_look, [row.pk for row in rows])
-    store.close()
+    found = await database.read(_look, [row.pk for row in rows])
+    database.close()
     return {
         "told": told,
         "seconds": took,

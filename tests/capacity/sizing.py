@@ -17,7 +17,7 @@ READS_A_CALL = 2.0
 MESSAGES_A_CALL = 4.0
 """From worker to worker: placed, found, closed, told of."""
 LANES = 5
-"""Connections of the runtime's own: see `visionagents_runner.store`."""
+"""Connections of the runtime's own: see `visionagents_runner.store.database`."""
 ENGINE = 3
 """With Procrastinate."""
 POOL = (2, 16)

@@ -38,14 +38,14 @@ def _sessions(worker: Any, number: int = _CALLS) -> list[Any]:
 
 
 def heartbeat(index: int) -> Work:
-    from visionagents_runner import store
+    from visionagents_runner.store import database
 
     worker = _worker(index)
     _sessions(worker)
     lag = {"p50": 0.001, "p99": 0.01, "longest": 0.02, "share": 0.0}
 
     def work() -> int:
-        store._beat(worker, False, {"loop_lag": lag, "capacity": 100, "agents": {"default": 100}})
+        database._beat(worker, False, {"loop_lag": lag, "capacity": 100, "agents": {"default": 100}})
         return 1
 
     return work
@@ -53,16 +53,16 @@ def heartbeat(index: int) -> Work:
 
 def poll(index: int) -> Work:
     """All that a worker looks for each POLL_INTERVAL."""
-    from visionagents_runner import store
     from visionagents_runner.models import Worker
+    from visionagents_runner.store import database
 
     worker = _worker(index)
     _sessions(worker)
 
     def work() -> int:
         Worker.objects.filter(pk=worker.pk, drain_requested_at__isnull=False).exists()
-        store._wanted_of(worker.pk, 10.0)
-        store._due(["default"], 4, 0.0)
+        database._wanted_of(worker.pk, 10.0)
+        database._due(["default"], 4, 0.0)
         return 1
 
     return work
@@ -70,17 +70,17 @@ def poll(index: int) -> Work:
 
 def look_after(index: int) -> Work:
     """Each HEARTBEAT_INTERVAL: whether all is well with its own sessions, and with workers of its machine."""
-    from visionagents_runner import store
     from visionagents_runner.models import AgentSession
-    from visionagents_runner.process import identify
+    from visionagents_runner.store import database
+    from visionagents_runner.utils.process import identify
 
     worker, identity = _worker(index), identify()
     keys = [row.pk for row in _sessions(worker)]
 
     def work() -> int:
-        store._ended_among(keys)
+        database._ended_among(keys)
         list(AgentSession.objects.live().filter(worker_id=worker.pk).order_by().values_list("pk", flat=True))
-        store._reap(worker, identity, lambda: True, 3600.0)  # another one's turn to look after all
+        database._reap(worker, identity, lambda: True, 3600.0)  # another one's turn to look after all
         return 1
 
     return work
@@ -104,21 +104,21 @@ def event(index: int) -> Work:
 
 def metrics(index: int) -> Work:
     """What a worker with 15 calls writes each METRICS_INTERVAL."""
-    from visionagents_runner import store
+    from visionagents_runner.store import database
 
     rows = _sessions(_worker(index))
     numbers = {f"llm_metric_{number}__total": number * 1.5 for number in range(25)}
 
     def work() -> int:
-        store._save_metrics({row.pk: numbers for row in rows}, {})
+        database._save_metrics({row.pk: numbers for row in rows}, {})
         return len(rows)
 
     return work
 
 
 def start(index: int, **limits: int) -> Work:
-    from visionagents_runner import store
     from visionagents_runner.models import AgentSession
+    from visionagents_runner.store import database
 
     worker = _worker(index)
     begun: list[Any] = []
@@ -126,7 +126,7 @@ def start(index: int, **limits: int) -> Work:
     def work() -> int:
         row = AgentSession(id=uuid.uuid4(), call_id=uuid.uuid4().hex, worker_id=worker.pk)
         row.created_at = datetime.now(UTC)
-        store._admit(row, store.Limits(per_worker=10**6, per_call=3, **limits), None)
+        database._admit(row, database.Limits(per_worker=10**6, per_call=3, **limits), None)
         row.mark_active(agent_id="agent")
         row.mark_joined()
         begun.append(row)
@@ -146,8 +146,8 @@ def start_under_one_limit(index: int) -> Work:
 
 def dispatch(index: int) -> Work:
     """Queue one, find it, claim it."""
-    from visionagents_runner import store
     from visionagents_runner.models import AgentSession, SessionStatus
+    from visionagents_runner.store import database
 
     worker = _worker(index)
 
@@ -157,7 +157,7 @@ def dispatch(index: int) -> Work:
         row.insert()
         list(AgentSession.objects.due().filter(agent__in=["default"])[:4])
         row.worker_id = worker.pk
-        store._claim(row, store.Limits(), False)
+        database._claim(row, database.Limits(), False)
         AgentSession.objects.filter(pk=row.pk).update(
             status="closed", end_reason="finished", ended_at=datetime.now(UTC)
         )
@@ -168,8 +168,8 @@ def dispatch(index: int) -> Work:
 
 def close(index: int) -> Work:
     """A close that was asked of another worker, and the end."""
-    from visionagents_runner import store
     from visionagents_runner.models import EndReason
+    from visionagents_runner.store import database
 
     worker = _worker(index)
     rows: list[Any] = _sessions(worker, 2000)
@@ -178,7 +178,7 @@ def close(index: int) -> Work:
         if not rows:
             rows.extend(_sessions(worker, 200))
         row = rows.pop()
-        store.request_close_sync([row.pk], by="operator")
+        database.request_close_sync([row.pk], by="operator")
         row.finish(EndReason.REQUESTED)
         return 1
 
@@ -216,7 +216,7 @@ async def exchange(index: int, number: int, seconds: float) -> int:
     """Send messages to the next process as workers do, and return how many this one received."""
     from channels.layers import get_channel_layer  # type: ignore[import-untyped]
 
-    from visionagents_runner.feeds.link import Link, worker_group
+    from visionagents_runner.messaging.layer import Link, worker_group
 
     link = Link(get_channel_layer())
     received = 0

@@ -15,7 +15,7 @@ from django.core.checks import CheckMessage, run_checks
 from django.core.management import get_commands
 from django.test import override_settings
 
-from visionagents_runner import checks
+from visionagents_runner.checks import settings as checks
 from visionagents_runner.exceptions import RunnerConfigurationError
 from visionagents_runner.options import ServeOptions
 

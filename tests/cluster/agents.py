@@ -19,7 +19,7 @@ from visionagents_runner import AgentLauncher, Runner, ServeOptions, testing
 from .trace import FOLDER, Tracer
 
 if TYPE_CHECKING:
-    from visionagents_runner.session import LiveSession
+    from visionagents_runner.sessions.session import LiveSession
 
 tracer = Tracer(Path(os.environ.get(FOLDER, ".")))
 limits: dict[str, int] = json.loads(os.environ.get("CLUSTER_LIMITS", "{}"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from visionagents_runner.conf import get_settings, unknown_keys
+from visionagents_runner.conf.settings import get_settings, unknown_keys
 
 
 def test_what_is_not_set_has_its_default(settings: Any) -> None:

@@ -18,7 +18,7 @@ from vision_agents.core.edge.types import Connection
 from vision_agents.core.llm.llm import LLMResponseFinal
 
 from tests.conftest import until
-from visionagents_runner.console import chat
+from visionagents_runner.cli.console import chat
 from visionagents_runner.demo.functions import register_functions
 from visionagents_runner.demo.llm import ScriptedLLM
 from visionagents_runner.demo.rules import add_rules
@@ -448,5 +448,5 @@ async def test_a_chat_leaves_no_task_and_no_thread_that_keeps_the_process(start,
 
 
 def test_importing_the_console_does_not_load_vision_agents():
-    code = "import sys, visionagents_runner.console; sys.exit('vision_agents' in sys.modules)"
+    code = "import sys, visionagents_runner.cli.console; sys.exit('vision_agents' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

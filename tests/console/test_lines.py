@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from visionagents_runner.console.lines import LineReader
+from visionagents_runner.cli.console.lines import LineReader
 
 
 async def all_lines(stream) -> list[str]:
@@ -108,7 +108,7 @@ async def test_no_thread_is_used_for_a_pipe(pipe):
 def test_a_process_ends_though_its_input_still_blocks_a_thread():
     code = """
 import asyncio, io, threading
-from visionagents_runner.console.lines import LineReader
+from visionagents_runner.cli.console.lines import LineReader
 class Blocking(io.TextIOBase):
     def readline(self, size=-1):
         asked.set()

@@ -8,8 +8,8 @@ import re
 import pytest
 from rich.console import Console
 
-from visionagents_runner.console.screen import Glyphs, PlainScreen, TerminalScreen
-from visionagents_runner.console.turn import Figures
+from visionagents_runner.cli.console.screen import Glyphs, PlainScreen, TerminalScreen
+from visionagents_runner.cli.console.turn import Figures
 from visionagents_runner.edge import Words
 
 CODES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from visionagents_runner.console.turn import Turn
+from visionagents_runner.cli.console.turn import Turn
 from visionagents_runner.edge import Words
 
 

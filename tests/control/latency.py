@@ -40,8 +40,8 @@ async def measure(rounds: int, *, poll: float) -> tuple[list[float], list[float]
     from tests.asgi_client import Client
     from tests.processes import child
     from visionagents_runner import AgentLauncher, Runner
-    from visionagents_runner.application import AgentsApplication
-    from visionagents_runner.worker import ensure_worker
+    from visionagents_runner.asgi.application import AgentsApplication
+    from visionagents_runner.worker.worker import ensure_worker
 
     async def nobody() -> Any: ...
 
@@ -88,7 +88,7 @@ def main() -> int:
     from django.db import connection
     from django.test.utils import get_runner, override_settings
 
-    from visionagents_runner import store
+    from visionagents_runner.store import database
 
     runner = get_runner(settings)(verbosity=0, interactive=False)
     made = runner.setup_databases()
@@ -96,7 +96,7 @@ def main() -> int:
         with override_settings(VISIONAGENTS_RUNNER={**settings.VISIONAGENTS_RUNNER, "ALLOW_LOCAL": True}):
             answered, closed = asyncio.run(measure(options.rounds, poll=options.poll))
     finally:
-        store.close()
+        database.close()
         runner.teardown_databases(made)
     how = "Redis" if options.redis else f"no Redis, POLL_INTERVAL {options.poll:g} s"
     print(f"{connection.vendor}, {how}: DELETE answered {spread(answered)}; agent closed {spread(closed)}")

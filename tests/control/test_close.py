@@ -19,9 +19,9 @@ from tests.control.conftest import NOBODY, Server
 from tests.control.far import Far, worker_elsewhere
 from tests.control.test_link import Inbox
 from tests.processes import child
-from visionagents_runner import store
-from visionagents_runner.feeds.link import worker_group
+from visionagents_runner.messaging.layer import worker_group
 from visionagents_runner.models import AgentSession, SessionEvent, Worker
+from visionagents_runner.store import database
 
 NEVER = 3600.0
 """A POLL_INTERVAL with which only messages reach a worker."""
@@ -52,7 +52,7 @@ async def test_a_close_from_another_worker_arrives_by_message(server: Server, re
         assert (await client.delete(f"/calls/two/sessions/{two}")).status == 202
         assert (await client.post(f"/calls/three/sessions/{three}/close")).status == 202
         assert [await ended(far, each) for each in (one, two, three)] == ["requested"] * 3
-        assert await store.read(closed_by, one) == {"by": "local", "force": False}
+        assert await database.read(closed_by, one) == {"by": "local", "force": False}
 
 
 async def test_the_admin_closes_many_by_message(server: Server, redis_url: str) -> None:
@@ -65,9 +65,9 @@ async def test_the_admin_closes_many_by_message(server: Server, redis_url: str) 
             browser.force_login(root)
             return browser.post(f"{LIST}force-close/", {"_selected_action": ids, "confirmed": "yes"}).status_code
 
-        assert await store.call(confirm) == 302
+        assert await database.call(confirm) == 302
         assert [await ended(far, each) for each in ids] == ["requested"] * 3
-        assert await store.read(closed_by, ids[0]) == {"by": "root", "force": True}
+        assert await database.read(closed_by, ids[0]) == {"by": "root", "force": True}
 
 
 async def test_a_process_without_a_worker_closes_by_message(transactional_db: None, redis_url: str) -> None:
@@ -84,11 +84,11 @@ async def test_many_sessions_are_one_message_to_each_worker(transactional_db: No
     worker = await Worker.objects.acreate(hostname="other", pid=1)
     rows = [await AgentSession.objects.acreate(call_id="x", status="active", worker=worker) for _ in range(5)]
     async with Inbox(worker_group(worker.pk)) as inbox:
-        await store.write(store.request_close_sync, [row.pk for row in rows], by="somebody", force=True)
+        await database.write(database.request_close_sync, [row.pk for row in rows], by="somebody", force=True)
         message = await inbox.hear()
         assert {uuid.UUID(each) for each in message["sessions"]} == {row.pk for row in rows}
         assert (message["type"], message["by"], message["force"]) == ("control.close", "somebody", True)
-        await store.write(store.request_close_sync, [rows[0].pk], by="again")
+        await database.write(database.request_close_sync, [rows[0].pk], by="again")
         assert (await inbox.hear())["by"] == "again"
 
 
@@ -113,14 +113,14 @@ async def test_a_message_that_is_lost_is_made_up_for_by_the_poll(server: Server,
 
 def test_a_request_that_is_rolled_back_closes_nothing(transactional_db: None) -> None:
     heard: list[Any] = []
-    remove: Callable[[], None] = store.on_close_request(lambda keys, by, force: heard.append(keys))
+    remove: Callable[[], None] = database.on_close_request(lambda keys, by, force: heard.append(keys))
     try:
         row = AgentSession.objects.create(call_id="x", status="active")
         with transaction.atomic():
-            store.request_close_sync([row.pk])
+            database.request_close_sync([row.pk])
             transaction.set_rollback(True)
         assert heard == []
-        store.request_close_sync([row.pk])
+        database.request_close_sync([row.pk])
         assert heard == [[row.pk]]
     finally:
         remove()

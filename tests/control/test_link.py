@@ -12,13 +12,13 @@ from typing import Any, Self
 from tests.control.conftest import NOBODY
 from tests.processes import ROOT
 from visionagents_runner import queue
-from visionagents_runner.feeds import postbox
-from visionagents_runner.feeds.link import QUEUE_GROUP, get_link, send_from_anywhere
+from visionagents_runner.messaging import outbox
+from visionagents_runner.messaging.layer import QUEUE_GROUP, get_link, send_from_anywhere
 
 COMMAND = """
 import django
 django.setup()
-from visionagents_runner.feeds.link import send_from_anywhere
+from visionagents_runner.messaging.layer import send_from_anywhere
 for number in range(3):
     send_from_anywhere({group!r}, {{"type": "test.hello", "number": number}})
 """
@@ -94,12 +94,12 @@ async def test_threads_and_loops_without_a_worker_send_too(redis_url: str, group
 
         await asyncio.to_thread(asyncio.run, on_another_loop())
         assert (await inbox.hear())["type"] == "test.loop"
-        postbox.post(group, {"type": "test.posted"})
+        outbox.post(group, {"type": "test.posted"})
         assert (await inbox.hear())["type"] == "test.posted"
 
 
 def test_after_a_failure_messages_are_dropped_for_a_while_instead_of_waiting(dead_redis: str, group: str) -> None:
-    box = postbox.Postbox()
+    box = outbox.Postbox()
     assert box.post(group, {"type": "test.lost"})
     assert box.flush(10)
     assert not box.post(group, {"type": "test.dropped"})
@@ -113,6 +113,6 @@ async def test_workers_elsewhere_are_told_of_a_queued_session(redis_url: str) ->
 
 def test_nothing_is_sent_where_the_layer_reaches_no_other_process(settings: Any, group: str) -> None:
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
-    before = postbox._postbox._thread
+    before = outbox._postbox._thread
     send_from_anywhere(group, {"type": "test.nothing"})
-    assert postbox._postbox._thread is before
+    assert outbox._postbox._thread is before

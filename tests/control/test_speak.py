@@ -16,21 +16,23 @@ from tests.asgi_client import Answer, Client
 from tests.control.conftest import NOBODY, Server
 from tests.control.far import worker_elsewhere
 from tests.processes import child
-from visionagents_runner import asking, speaking, store
+from visionagents_runner.dispatch import remote_commands
 from visionagents_runner.models import CommandKind, SessionCommand, SessionEvent
-from visionagents_runner.process import identify
-from visionagents_runner.worker import current_worker
+from visionagents_runner.sessions import commands as session_commands
+from visionagents_runner.store import database
+from visionagents_runner.utils.process import identify
+from visionagents_runner.worker.worker import current_worker
 
 NEVER = 3600.0
 """A POLL_INTERVAL with which only messages reach a worker."""
 SOON = 0.1
 
 ASKER = """
-from visionagents_runner import asking
+from visionagents_runner.dispatch import remote_commands
 say("ready")
 line = await asyncio.to_thread(sys.stdin.readline)
 import uuid
-await asking.ask(uuid.UUID(line.strip()), "say", "too late", interrupt=False)
+await remote_commands.ask(uuid.UUID(line.strip()), "say", "too late", interrupt=False)
 """
 
 WSGI = """
@@ -56,7 +58,7 @@ def commands() -> list[SessionCommand]:
 
 async def until_commands(condition: Callable[[list[SessionCommand]], bool]) -> list[SessionCommand]:
     async with asyncio.timeout(20):
-        while not condition(rows := await store.read(commands)):  # noqa: ASYNC110
+        while not condition(rows := await database.read(commands)):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     return rows
 
@@ -75,10 +77,10 @@ async def test_the_agent_of_another_worker_speaks_by_message(server: Server, red
         async with asyncio.timeout(10):
             while await far.said(session_id) != ["One moment, please.", "You said: greet them"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-        assert await store.read(commands) == []
+        assert await database.read(commands) == []
         await far.do("close", session_id)
         await far.do("ended", session_id)
-        assert await store.read(asked_of, session_id) == [
+        assert await database.read(asked_of, session_id) == [
             {"how": "say", "by": "local", "text": "One moment, please."},
             {"how": "respond", "by": "local", "text": "greet them"},
         ]
@@ -134,7 +136,7 @@ async def test_what_goes_wrong_there_is_told_here(server: Server, redis_url: str
         answer = await asked
         assert answer.status == 409
         assert "ended" in answer.detail
-        assert await store.read(commands) == []
+        assert await database.read(commands) == []
 
 
 async def test_an_agent_that_has_not_joined_says_so(server: Server, redis_url: str) -> None:
@@ -151,10 +153,10 @@ async def test_what_was_not_taken_in_time_is_withdrawn_and_never_said(
         session_id = await far.start()
         await far.freeze()
         with monkeypatch.context() as patch:
-            patch.setattr(speaking, "SPEAK_SECONDS", 0.2)
+            patch.setattr(session_commands, "SPEAK_SECONDS", 0.2)
             answer = await post(server, session_id, "too late")
         assert answer.status == 504
-        assert await store.read(commands) == []
+        assert await database.read(commands) == []
         far.thaw()
         assert (await post(server, session_id, "in time")).status == 202
         assert await far.said(session_id) == ["in time"]
@@ -170,7 +172,7 @@ async def test_a_worker_that_is_silent_is_not_waited_for(server: Server, redis_u
         answer = await asked
         assert answer.status == 409
         assert "silent" in answer.detail
-        assert await store.read(commands) == []
+        assert await database.read(commands) == []
 
 
 async def test_a_worker_that_dies_while_it_speaks_leaves_nobody_waiting(server: Server, redis_url: str) -> None:
@@ -184,7 +186,7 @@ async def test_a_worker_that_dies_while_it_speaks_leaves_nobody_waiting(server: 
         assert worker is not None
         await worker._look_after_sessions()
         assert (await asked).status == 409
-        assert await store.read(commands) == []
+        assert await database.read(commands) == []
 
 
 async def test_who_dies_while_asking_leaves_nothing_to_be_said_later(server: Server, redis_url: str) -> None:
@@ -197,7 +199,7 @@ async def test_who_dies_while_asking_leaves_nothing_to_be_said_later(server: Ser
             await until_commands(bool)
         for age, left in ((16, 1), (61, 0)):
             then = timezone.now() - timedelta(seconds=age)
-            await store.write(SessionCommand.objects.update, created_at=then)
+            await database.write(SessionCommand.objects.update, created_at=then)
             if age == 16:
                 far.thaw()
                 assert (await post(server, session_id, "in time")).status == 202
@@ -205,8 +207,8 @@ async def test_who_dies_while_asking_leaves_nothing_to_be_said_later(server: Ser
             worker = current_worker()
             assert worker is not None
             assert worker._row is not None
-            await store.reap(worker._row, identify())
-            assert len(await store.read(commands)) == left
+            await database.reap(worker._row, identify())
+            assert len(await database.read(commands)) == left
 
 
 async def test_a_process_under_wsgi_has_agents_speak(transactional_db: None, redis_url: str) -> None:
@@ -236,7 +238,7 @@ async def test_a_client_that_leaves_does_not_take_the_words_back(server: Server,
         session_id = await far.start()
         await far.freeze()
         asked = asyncio.create_task(
-            asking.ask(uuid.UUID(session_id), CommandKind.SAY, "still here", interrupt=False, by="somebody")
+            remote_commands.ask(uuid.UUID(session_id), CommandKind.SAY, "still here", interrupt=False, by="somebody")
         )
         await until_commands(bool)
         asked.cancel()

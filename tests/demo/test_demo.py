@@ -227,7 +227,7 @@ async def test_without_a_database_the_question_about_sessions_gets_a_clear_answe
     async def read(*args, **kwargs):
         raise OperationalError("could not connect")
 
-    monkeypatch.setattr("visionagents_runner.store.read", read)
+    monkeypatch.setattr("visionagents_runner.store.database.read", read)
     answer = await ask(agent, "how many sessions are live?")
     assert answer == "That did not work: the database of sessions is not available."
 

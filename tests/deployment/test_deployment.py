@@ -25,8 +25,11 @@ import visionagents_runner
 from project import settings as shipped
 from tests.capacity import sizing
 from tests.processes import ROOT
-from visionagents_runner import AgentLauncher, cli, conf, store
-from visionagents_runner.server import choose_server
+from visionagents_runner import AgentLauncher
+from visionagents_runner.cli import main
+from visionagents_runner.conf import settings
+from visionagents_runner.server.main import choose_server
+from visionagents_runner.store import database
 
 FOLDER = Path(visionagents_runner.__file__).parent / "deployment"
 PAGE = (FOLDER / "README.md").read_text()
@@ -39,14 +42,14 @@ POD = MANIFESTS["Deployment"]["spec"]["template"]["spec"]
 CONTAINER = POD["containers"][0]
 PROBES = {probe: CONTAINER[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")}
 POD_IP = "10.244.1.7"
-DEFAULTS = conf.RunnerSettings()
+DEFAULTS = settings.RunnerSettings()
 CLOSE_TIMEOUT = AgentLauncher(lambda: None, lambda *args: None).close_timeout  # type: ignore[arg-type,return-value]
 LONGEST_DRAIN = DEFAULTS.DRAIN_TIMEOUT + 2 * CLOSE_TIMEOUT + 15
 
 
 def options_of(command: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(exit_on_error=False)
-    cli.add_serve_arguments(parser)
+    main.add_serve_arguments(parser)
     return parser.parse_args(command[command.index("serveagents") + 1 :])
 
 
@@ -115,7 +118,7 @@ def test_every_setting_that_the_page_names_exists(name: str) -> None:
         "SECURE_PROXY_SSL_HEADER",
         "SECURE_SSL_REDIRECT",
     }
-    assert name in conf.known_keys() | others
+    assert name in settings.known_keys() | others
 
 
 @pytest.mark.parametrize("name", ["agents.service", "agents@.service"])
@@ -287,7 +290,7 @@ def test_the_limits_that_the_page_lists_can_be_set() -> None:
 
 def test_the_sizing_table_is_what_follows_from_what_was_measured() -> None:
     assert sizing.table() in PAGE
-    assert len((store._writer, *store._readers, store._pulse, store._reaper)) == sizing.LANES
+    assert len((database._writer, *database._readers, database._pulse, database._reaper)) == sizing.LANES
     pool = shipped._database("postgresql://server/name")["OPTIONS"]["pool"]
     assert (pool["min_size"], pool["max_size"]) == sizing.POOL
     [jobs] = re.findall(r"^_CONNECTIONS = (\d+)$", (FOLDER.parent / "engine" / "worker.py").read_text(), re.M)

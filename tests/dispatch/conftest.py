@@ -14,7 +14,7 @@ from tests.api.fixtures import allow_local, mount, serve
 from tests.conftest import until
 from visionagents_runner import AgentLauncher, Runner
 from visionagents_runner.models import AgentSession
-from visionagents_runner.worker import AgentWorker, current_worker, ensure_worker
+from visionagents_runner.worker.worker import AgentWorker, current_worker, ensure_worker
 
 __all__ = ["allow_local", "mount", "serve"]
 
@@ -22,7 +22,7 @@ Host = Callable[..., Any]
 
 HOSTING = """
     import tests.agents
-    from visionagents_runner.worker import ensure_worker
+    from visionagents_runner.worker.worker import ensure_worker
     options = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {options}
     tests.agents.runner = Runner(launcher=AgentLauncher(create_agent, join_call, **options))
     worker = await ensure_worker(tests.agents.runner)
@@ -77,11 +77,11 @@ async def until_row(key: Any, condition: Callable[[AgentSession], bool], seconds
     """Wait until the row of a session is as ``condition`` says, and return it."""
     import asyncio
 
-    from visionagents_runner import store
+    from visionagents_runner.store import database
 
     async with asyncio.timeout(seconds):
         while True:
-            row = await store.get_session(key)
+            row = await database.get_session(key)
             assert row is not None
             if condition(row):
                 return row

@@ -15,11 +15,12 @@ from django.utils import timezone
 from tests.conftest import until
 from tests.dispatch.conftest import hosting, priorities_in_order_of_start, until_row
 from tests.processes import child, run_side_by_side
-from visionagents_runner import AgentLauncher, AgentNotFound, store
+from visionagents_runner import AgentLauncher, AgentNotFound
 from visionagents_runner.exceptions import InvalidInput
 from visionagents_runner.models import AgentSession, EndReason, SessionEvent, SessionStatus, Turn
-from visionagents_runner.retention import prune
 from visionagents_runner.signals import session_ended
+from visionagents_runner.store import database
+from visionagents_runner.store.retention import prune
 
 
 def is_active(row: AgentSession) -> bool:
@@ -27,7 +28,7 @@ def is_active(row: AgentSession) -> bool:
 
 
 async def kinds_of(row: AgentSession) -> list[str]:
-    return await store.read(
+    return await database.read(
         lambda: list(SessionEvent.objects.filter(session=row).order_by("seq").values_list("kind", flat=True))
     )
 
@@ -89,7 +90,7 @@ def test_what_is_rolled_back_was_never_queued() -> None:
 @pytest.mark.django_db
 def test_closing_a_queued_session_ends_it_here_and_now() -> None:
     row = AgentSession.objects.dispatch("call")
-    assert store.request_close_sync([row.pk], by="operator") == 1
+    assert database.request_close_sync([row.pk], by="operator") == 1
     row.refresh_from_db()
     assert (row.status, row.end_reason) == ("closed", "requested")
 
@@ -111,7 +112,7 @@ async def test_a_worker_starts_it(host: Any) -> None:
     session = worker.get_session(str(row.pk))
     assert (row.worker_id, session.metadata, row.restartable) == (worker.id, {"a": 1}, False)
     assert (await kinds_of(row))[:3] == ["requested", "claimed", "started"]
-    await store.request_close(row.pk)
+    await database.request_close(row.pk)
     row = await until_row(row.pk, lambda row: not row.is_live)
     assert row.end_reason == EndReason.REQUESTED
 
@@ -156,7 +157,7 @@ async def test_one_that_nobody_takes_in_time_expires(host: Any) -> None:
     await asyncio.sleep(0.4)
     blocking.request_close()
     await blocking.wait_ended()
-    assert await store.write(AgentSession.objects.expire) == [row.pk]
+    assert await database.write(AgentSession.objects.expire) == [row.pk]
     row = await until_row(row.pk, lambda row: not row.is_live)
     assert (row.status, row.end_reason) == ("failed", "expired")
     assert not any(worker.live_sessions)
@@ -181,7 +182,7 @@ async def test_an_agent_that_cannot_be_built_ends_the_session(host: Any) -> None
 
 async def test_a_worker_takes_only_agents_that_it_hosts(host: Any, transactional_db: None) -> None:
     row = AgentSession(call_id="call", agent="coach", status=SessionStatus.QUEUED)
-    await store.write(row.insert)
+    await database.write(row.insert)
     worker = await host()
     await AgentSession.objects.adispatch("other")
     await until(lambda: any(worker.live_sessions))
@@ -203,14 +204,14 @@ async def test_a_session_whose_claim_the_drain_overtakes_goes_back_into_the_queu
     host: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = await host()
-    real = store.claim
+    real = database.claim
 
     async def claim_then_drain(*args: Any, **kwargs: Any) -> bool:
         claimed = await real(*args, **kwargs)
         worker.draining = True
         return claimed
 
-    monkeypatch.setattr(store, "claim", claim_then_drain)
+    monkeypatch.setattr(database, "claim", claim_then_drain)
     row = await AgentSession.objects.adispatch("call")
     row = await until_row(row.pk, lambda row: row.event_seq >= 3 and row.status == SessionStatus.QUEUED)
     worker.draining = False
@@ -222,17 +223,17 @@ async def test_a_claim_whose_answer_is_lost_does_not_leave_the_session_with_nobo
     host: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await host()
-    real = store.claim
+    real = database.claim
     calls = []
 
     async def claim_and_lose_the_answer(*args: Any, **kwargs: Any) -> bool:
         claimed = await real(*args, **kwargs)
         calls.append(claimed)
         if len(calls) == 1:
-            raise store.DATABASE_ERRORS[0]("server closed the connection unexpectedly")
+            raise database.DATABASE_ERRORS[0]("server closed the connection unexpectedly")
         return claimed
 
-    monkeypatch.setattr(store, "claim", claim_and_lose_the_answer)
+    monkeypatch.setattr(database, "claim", claim_and_lose_the_answer)
     row = await AgentSession.objects.adispatch("call")
     row = await until_row(row.pk, is_active)
     assert await kinds_of(row) == ["requested", "claimed", "requeued", "claimed", "started", "joined"][: row.event_seq]
@@ -250,7 +251,7 @@ async def test_of_several_workers_each_takes_some_and_none_takes_one_twice(trans
         for each in (one, two):
             each.tell()
             assert each.end() == 0
-    events = await store.read(lambda: list(SessionEvent.objects.filter(kind="claimed").values_list("session_id")))
+    events = await database.read(lambda: list(SessionEvent.objects.filter(kind="claimed").values_list("session_id")))
     assert len(events) == len(set(events)) == 16
 
 
@@ -296,7 +297,7 @@ async def test_when_a_limit_has_room_again_the_most_urgent_of_those_that_it_held
         await until_row(row.pk, lambda row: row.attempts >= 1)
     # All are to try again much later by themselves.
     later = timezone.now() + timedelta(hours=1)
-    await store.write(AgentSession.objects.queued().update, due_at=later, attempts=9)
+    await database.write(AgentSession.objects.queued().update, due_at=later, attempts=9)
     old, urgent, young = rows
     for ending, coming in ((first, urgent), (None, old), (None, young)):
         live = ending or next(iter(worker.live_sessions))
@@ -317,17 +318,17 @@ async def test_the_end_of_a_session_that_never_ran_is_told_too(host: Any) -> Non
     session_ended.connect(ended)
     try:
         closed = await AgentSession.objects.adispatch("closed")
-        await store.request_close(closed.pk, by="operator")
+        await database.request_close(closed.pk, by="operator")
         await news.wait()
         news.clear()
         late = await AgentSession.objects.adispatch("late", expires_at=timedelta(hours=1))
-        await store.write(AgentSession.objects.filter(pk=late.pk).update, expires_at=late.created_at)
+        await database.write(AgentSession.objects.filter(pk=late.pk).update, expires_at=late.created_at)
         assert worker._row is not None
         await worker._look_after_sessions()
         async with asyncio.timeout(20):
             while not news.is_set():
                 # Whose turn it is to look at the queue goes by the clock.
-                await store.write(Turn.objects.all().delete)
+                await database.write(Turn.objects.all().delete)
                 await worker._look_after_sessions()
                 await asyncio.sleep(0.02)
     finally:
@@ -345,7 +346,7 @@ def test_a_process_without_a_worker_tells_itself_of_what_it_ends() -> None:
     session_ended.connect(ended)
     try:
         row = AgentSession.objects.dispatch("call")
-        store.request_close_sync([row.pk])
+        database.request_close_sync([row.pk])
     finally:
         session_ended.disconnect(ended)
     assert told == [(str(row.pk), "closed", "requested")]

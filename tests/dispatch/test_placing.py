@@ -12,15 +12,15 @@ from django.test import Client
 from tests.dispatch.conftest import hosting, until_row
 from tests.metrics.scrape import scrape
 from tests.processes import Child, child, freeze
-from visionagents_runner import store
+from visionagents_runner.dispatch.remote_start import place
 from visionagents_runner.exceptions import NoWorker
 from visionagents_runner.models import AgentSession, SessionStatus
-from visionagents_runner.placing import place
-from visionagents_runner.worker import current_worker
+from visionagents_runner.store import database
+from visionagents_runner.worker.worker import current_worker
 
 FAILING = """
     import tests.agents
-    from visionagents_runner.worker import ensure_worker
+    from visionagents_runner.worker.worker import ensure_worker
     built = []
     async def create():
         built.append(1)
@@ -63,7 +63,7 @@ async def test_a_full_worker_has_another_one_start_the_session(serve: Any, allow
         full = await start(client, "third")
         assert (full.status, full.detail) == (429, "Reached maximum number of concurrent sessions")
         assert full.headers["retry-after"]
-        assert await store.read(AgentSession.objects.count) == 2
+        assert await database.read(AgentSession.objects.count) == 2
         page = await scrape(client)
         assert page("starts_total", agent="default", outcome="limit_reached") == 2
         assert page("starts_placed_total", agent="default") == 1
@@ -75,7 +75,7 @@ async def test_one_full_worker_alone_answers_429_and_leaves_nothing(serve: Any, 
     await start(client)
     answers = await asyncio.gather(*(start(client, f"call-{number}") for number in range(10)))
     assert {answer.status for answer in answers} == {429}
-    assert await store.read(AgentSession.objects.count) == 1
+    assert await database.read(AgentSession.objects.count) == 1
 
 
 async def test_a_start_that_no_worker_takes_in_time_is_withdrawn(
@@ -92,7 +92,7 @@ async def test_a_start_that_no_worker_takes_in_time_is_withdrawn(
         finally:
             other.process.send_signal(signal.SIGCONT)
         assert answer.status == 429
-        assert await store.read(AgentSession.objects.count) == 1
+        assert await database.read(AgentSession.objects.count) == 1
         await asyncio.to_thread(end, other)
 
 
@@ -102,18 +102,18 @@ async def test_a_database_that_is_away_for_a_moment_does_not_fail_a_start_that_w
     worker = await host(max_concurrent_sessions=1)
     launcher = worker.launchers["default"]
     await launcher.start_session("call")
-    real = store.get_session
+    real = database.get_session
     looks = []
 
     async def now_and_then(key: Any) -> Any:
         looks.append(key)
         if len(looks) % 2:
-            raise store.DATABASE_ERRORS[0]("server closed the connection unexpectedly")
+            raise database.DATABASE_ERRORS[0]("server closed the connection unexpectedly")
         return await real(key)
 
     with child(hosting(max_concurrent_sessions=1)) as other:
         elsewhere = other.hear()
-        monkeypatch.setattr(store, "get_session", now_and_then)
+        monkeypatch.setattr(database, "get_session", now_and_then)
         row = await place(launcher, "second", but=worker.id)
         assert str(row.worker_id) == elsewhere
         assert len(looks) >= 2
@@ -131,23 +131,23 @@ async def test_a_start_that_cannot_be_followed_is_not_left_behind(
     await launcher.start_session("call")
 
     async def away(key: Any) -> Any:
-        raise store.DATABASE_ERRORS[0]("server closed the connection unexpectedly")
+        raise database.DATABASE_ERRORS[0]("server closed the connection unexpectedly")
 
     with child(hosting(max_concurrent_sessions=1)) as other:
         other.hear()
         if not taken:
             freeze(other.process)
-        real = store.get_session
-        monkeypatch.setattr(store, "get_session", away)
-        with pytest.raises(store.DATABASE_ERRORS):
+        real = database.get_session
+        monkeypatch.setattr(database, "get_session", away)
+        with pytest.raises(database.DATABASE_ERRORS):
             await place(launcher, "second", but=worker.id)
-        monkeypatch.setattr(store, "get_session", real)
+        monkeypatch.setattr(database, "get_session", real)
         if not taken:
             other.process.send_signal(signal.SIGCONT)
         async with asyncio.timeout(20):
-            while await store.read(AgentSession.objects.live().filter(call_id="second").exists):  # noqa: ASYNC110
+            while await database.read(AgentSession.objects.live().filter(call_id="second").exists):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
-        assert await store.read(AgentSession.objects.filter(call_id="second").count) == int(taken)
+        assert await database.read(AgentSession.objects.filter(call_id="second").count) == int(taken)
         await asyncio.to_thread(end, other)
 
 
@@ -159,7 +159,7 @@ async def test_a_start_goes_on_with_the_one_that_takes_the_place_of_a_lost_one(
     here = await launcher.start_session("call")
     building = """
         import tests.agents
-        from visionagents_runner.worker import ensure_worker
+        from visionagents_runner.worker.worker import ensure_worker
         async def create():
             if worker is not None:
                 say("building")
@@ -210,7 +210,7 @@ async def test_whoever_asked_and_went_away_leaves_a_session_that_can_be_found(ho
         asking = asyncio.create_task(place(launcher, "second", but=worker.id))
         await until_count(2)
         asking.cancel()
-        rows = await store.read(lambda: list(AgentSession.objects.filter(call_id="second")))
+        rows = await database.read(lambda: list(AgentSession.objects.filter(call_id="second")))
         row = await until_row(rows[0].pk, lambda row: row.status == SessionStatus.ACTIVE)
         assert str(row.worker_id) == elsewhere
         await asyncio.to_thread(end, other)
@@ -218,7 +218,7 @@ async def test_whoever_asked_and_went_away_leaves_a_session_that_can_be_found(ho
 
 async def until_count(number: int) -> None:
     async with asyncio.timeout(20):
-        while await store.read(AgentSession.objects.count) < number:  # noqa: ASYNC110
+        while await database.read(AgentSession.objects.count) < number:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
@@ -233,7 +233,7 @@ async def test_a_limit_over_all_workers_is_a_429_wherever_it_is_met(
         answer = await start(client, "third")
         assert answer.status == 429
         assert "sessions of this agent" in answer.detail
-        assert await store.read(AgentSession.objects.count) == 2
+        assert await database.read(AgentSession.objects.count) == 2
         await asyncio.to_thread(end, other)
 
 
@@ -243,7 +243,7 @@ async def test_a_user_has_no_more_sessions_than_allowed(serve: Any, settings: An
     worker = current_worker()
     assert worker is not None
     launcher = worker.launchers["default"]
-    one, other = [await store.write(django_user_model.objects.create_user, name) for name in ("one", "other")]
+    one, other = [await database.write(django_user_model.objects.create_user, name) for name in ("one", "other")]
     starts = [launcher.start_session(f"call-{n}", started_by_id=one.pk) for n in range(6)]
     results = await asyncio.gather(*starts, return_exceptions=True)
     assert [str(error) for error in results if isinstance(error, Exception)] == [
@@ -275,11 +275,11 @@ def test_under_wsgi_a_worker_elsewhere_starts_it(allow_local: None) -> None:
 @pytest.mark.django_db(transaction=True)
 async def test_the_room_that_is_counted_is_that_of_workers_that_live_and_take(host: Any) -> None:
     with pytest.raises(NoWorker, match="default"):
-        await store.places_elsewhere("default")
+        await database.places_elsewhere("default")
     worker = await host(max_concurrent_sessions=3)
     await worker.launchers["default"].start_session("call")
-    assert await store.places_elsewhere("default") == 2
+    assert await database.places_elsewhere("default") == 2
     with pytest.raises(NoWorker):
-        await store.places_elsewhere("default", but=worker.id)
+        await database.places_elsewhere("default", but=worker.id)
     with pytest.raises(NoWorker):
-        await store.places_elsewhere("coach")
+        await database.places_elsewhere("coach")

@@ -37,8 +37,8 @@ from visionagents_runner.edge import BrowserEdge, Media, background, door, join_
 from visionagents_runner.edge.bounds import refused
 from visionagents_runner.edge.opus import OpusOut, seconds_in
 from visionagents_runner.edge.rtp import Missing, Statistics
-from visionagents_runner.signalling.events import to_message
 from visionagents_runner.testing import stub_agent
+from visionagents_runner.websockets.calls.events import to_message
 
 HELD = 0.5
 """Seconds that count as held up here, where other tests run beside: each of these attacks held the loop for longer."""

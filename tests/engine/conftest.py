@@ -12,7 +12,8 @@ from procrastinate.manager import JobManager
 
 from tests.conftest import until
 from tests.dispatch.conftest import host
-from visionagents_runner import claims, store
+from visionagents_runner.dispatch import claimer
+from visionagents_runner.store import database
 
 __all__ = ["host"]
 
@@ -35,7 +36,7 @@ def empty_queue(transactional_db: None) -> None:
 @pytest.fixture
 def no_poll(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing but a job brings a session to a worker."""
-    monkeypatch.setattr(claims, "_OVERDUE_SECONDS", 3600.0)
+    monkeypatch.setattr(claimer, "_OVERDUE_SECONDS", 3600.0)
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ async def query(statement: str, *values: Any) -> list[tuple[Any, ...]]:
             cursor.execute(statement, values)
             return cursor.fetchall()
 
-    return await store.read(read)
+    return await database.read(read)
 
 
 async def until_listening(looks: list[int]) -> None:

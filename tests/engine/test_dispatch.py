@@ -18,12 +18,13 @@ from tests.dispatch.conftest import priorities_in_order_of_start, until_row
 from tests.dispatch.test_dispatch import is_active, kinds_of
 from tests.engine.conftest import CHILD_SETTINGS, CONNECTIONS, jobs, query, until_jobs, until_listening
 from tests.processes import child
-from visionagents_runner import AgentLauncher, store
-from visionagents_runner.engine import load_engine
-from visionagents_runner.engine.handover import queue_name
-from visionagents_runner.engine.worker import ProcrastinateEngine
+from visionagents_runner import AgentLauncher
+from visionagents_runner.dispatch.procrastinate import load_engine
+from visionagents_runner.dispatch.procrastinate.jobs import queue_name
+from visionagents_runner.dispatch.procrastinate.worker import ProcrastinateEngine
 from visionagents_runner.exceptions import RunnerConfigurationError
 from visionagents_runner.models import AgentSession, SessionStatus
+from visionagents_runner.store import database
 
 pytestmark = pytest.mark.usefixtures("empty_queue", "no_poll")
 
@@ -167,9 +168,9 @@ async def test_the_highest_priority_goes_first(host: Any, transactional_db: None
 
 async def test_jobs_of_sessions_that_are_not_queued_any_more_are_deleted(host: Any, transactional_db: None) -> None:
     closed = await AgentSession.objects.adispatch("call")
-    await store.request_close(closed.pk)
+    await database.request_close(closed.pk)
     withdrawn = await AgentSession.objects.adispatch("call")
-    await store.write(lambda: AgentSession.objects.withdraw(withdrawn.pk))
+    await database.write(lambda: AgentSession.objects.withdraw(withdrawn.pk))
     assert len(await jobs()) == 2
     worker = await host()
     await until_jobs(0)

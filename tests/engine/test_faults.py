@@ -14,16 +14,17 @@ from tests.dispatch.conftest import hosting, until_row
 from tests.dispatch.test_dispatch import is_active, kinds_of
 from tests.engine.conftest import CHILD_SETTINGS, CONNECTIONS, query, until_found, until_jobs, until_listening
 from tests.processes import child
-from visionagents_runner import claims, store
-from visionagents_runner.claims import Claims, Placed
-from visionagents_runner.engine import gate
-from visionagents_runner.engine import worker as engine
+from visionagents_runner.dispatch import claimer
+from visionagents_runner.dispatch.claimer import Claims, Placed
+from visionagents_runner.dispatch.procrastinate import gate
+from visionagents_runner.dispatch.procrastinate import worker as engine
 from visionagents_runner.models import AgentSession
+from visionagents_runner.store import database
 
 pytestmark = pytest.mark.usefixtures("empty_queue")
 
 WITHOUT_END = """
-    from visionagents_runner.claims import Claims
+    from visionagents_runner.dispatch.claimer import Claims
     async def place(self, key):
         say("fetched")
         await asyncio.Event().wait()
@@ -34,13 +35,13 @@ WITHOUT_END = """
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Any:
     """Return what the engine had to say: ``lines(logging.WARNING)``."""
-    caplog.set_level(logging.INFO, logger="visionagents_runner.engine")
+    caplog.set_level(logging.INFO, logger="visionagents_runner.dispatch.procrastinate")
 
     def at_least(level: int) -> list[str]:
         return [
             record.getMessage()
             for record in caplog.records
-            if record.name.startswith("visionagents_runner.engine") and record.levelno >= level
+            if record.name.startswith("visionagents_runner.dispatch.procrastinate") and record.levelno >= level
         ]
 
     return at_least
@@ -49,7 +50,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> Any:
 async def test_a_worker_killed_between_fetching_and_claiming_keeps_nobody_waiting(
     host: Any, transactional_db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "_OVERDUE_SECONDS", 0.1)
+    monkeypatch.setattr(claimer, "_OVERDUE_SECONDS", 0.1)
     monkeypatch.setattr(engine, "_STALLED_SECONDS", 0.5)
     monkeypatch.setattr(engine, "_SWEEP_SECONDS", 0.1)
     with child(WITHOUT_END + hosting(), **CHILD_SETTINGS) as other:
@@ -100,7 +101,7 @@ async def test_while_procrastinate_has_no_database_the_poll_goes_on(
     host: Any, transactional_db: None, monkeypatch: pytest.MonkeyPatch, lines: Any
 ) -> None:
     real, there = engine.connector_params, False
-    monkeypatch.setattr(claims, "_OVERDUE_SECONDS", 0.1)
+    monkeypatch.setattr(claimer, "_OVERDUE_SECONDS", 0.1)
     monkeypatch.setattr(
         engine, "connector_params", lambda alias: real(alias) if there else {**real(alias), "dbname": "nowhere"}
     )
@@ -113,7 +114,7 @@ async def test_while_procrastinate_has_no_database_the_poll_goes_on(
     (line,) = lines(logging.WARNING)
     assert "polling until it is back (connection failed: " in line
     assert '"nowhere" does not exist' in line
-    monkeypatch.setattr(claims, "_OVERDUE_SECONDS", 3600.0)
+    monkeypatch.setattr(claimer, "_OVERDUE_SECONDS", 3600.0)
     there = True
     row = await AgentSession.objects.adispatch("three")
     await until_row(row.pk, is_active)
@@ -123,10 +124,10 @@ async def test_while_procrastinate_has_no_database_the_poll_goes_on(
 async def test_a_job_whose_placing_fails_ends_and_the_poll_takes_over(
     host: Any, monkeypatch: pytest.MonkeyPatch, lines: Any
 ) -> None:
-    monkeypatch.setattr(claims, "_OVERDUE_SECONDS", 0.1)
+    monkeypatch.setattr(claimer, "_OVERDUE_SECONDS", 0.1)
 
     async def place(self: Claims, key: Any) -> Placed:
-        raise store.DATABASE_ERRORS[0]("server closed the connection unexpectedly")
+        raise database.DATABASE_ERRORS[0]("server closed the connection unexpectedly")
 
     monkeypatch.setattr(Claims, "place", place)
     await host()

@@ -12,10 +12,11 @@ from tests.dispatch.conftest import hosting, until_row
 from tests.dispatch.test_dispatch import is_active
 from tests.engine.conftest import CHILD_SETTINGS, jobs, query, until_found, until_jobs, until_listening
 from tests.processes import child
-from visionagents_runner import AgentLauncher, store
-from visionagents_runner.claims import Claims, Placed
-from visionagents_runner.engine import gate
+from visionagents_runner import AgentLauncher
+from visionagents_runner.dispatch.claimer import Claims, Placed
+from visionagents_runner.dispatch.procrastinate import gate
 from visionagents_runner.models import AgentSession, SessionStatus, Worker
+from visionagents_runner.store import database
 
 pytestmark = pytest.mark.usefixtures("empty_queue", "no_poll")
 
@@ -44,7 +45,9 @@ async def test_a_full_worker_fetches_nothing_and_one_with_room_takes_what_it_can
         assert other.end() == 0
 
 
-SAY_WITHOUT_POLL = "from visionagents_runner import claims; claims._OVERDUE_SECONDS = 3600.0; say(str(worker.id))"
+SAY_WITHOUT_POLL = (
+    "from visionagents_runner.dispatch import claimer; claimer._OVERDUE_SECONDS = 3600.0; say(str(worker.id))"
+)
 
 
 async def test_agents_with_room_are_served_while_another_is_full(host: Any) -> None:
@@ -143,7 +146,7 @@ async def test_a_job_comes_again_when_a_limit_over_all_workers_lets_it(host: Any
 async def test_a_cordoned_worker_fetches_nothing(host: Any, looks: list[int]) -> None:
     worker = await host()
     await until_listening(looks)
-    await store.write(Worker(pk=worker.id).request_drain)
+    await database.write(Worker(pk=worker.id).request_drain)
     await until(lambda: worker.cordoned)
     before = len(looks)
     row = await AgentSession.objects.adispatch("call")
@@ -152,6 +155,6 @@ async def test_a_cordoned_worker_fetches_nothing(host: Any, looks: list[int]) ->
         started = await until_row(row.pk, is_active)
         assert started.worker_id != worker.id
         assert len(looks) == before
-        await store.request_close(row.pk)
+        await database.request_close(row.pk)
         other.tell()
         assert other.end() == 0

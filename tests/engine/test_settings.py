@@ -13,8 +13,8 @@ from django.apps import apps
 
 from tests.processes import ROOT
 from visionagents_runner import queue
-from visionagents_runner.engine import choice, install, load_engine
-from visionagents_runner.engine.checks import check_dispatch_engine
+from visionagents_runner.checks.dispatch import check_dispatch_engine
+from visionagents_runner.dispatch.procrastinate import choice, install, load_engine
 
 from .conftest import WITH_PROCRASTINATE
 

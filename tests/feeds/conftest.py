@@ -15,7 +15,7 @@ from django.test import Client as DjangoClient
 from tests.keys.fixtures import afresh
 from tests.signalling.client import Socket
 from tests.signalling.conftest import Server, allow_local, serve, server
-from visionagents_runner import news
+from visionagents_runner.messaging import notifications
 
 __all__ = ["afresh", "allow_local", "serve", "server"]
 
@@ -73,7 +73,7 @@ def tasks() -> list[str]:
 @pytest.fixture(autouse=True)
 def nothing_listens_any_more() -> Iterator[None]:
     yield
-    assert not news._listeners
+    assert not notifications._listeners
 
 
 @sync_to_async
@@ -89,6 +89,6 @@ def cookie(*codenames: str, name: str = "viewer") -> tuple[Any, str]:
 @pytest.fixture
 def polls_only(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Callable[..., None]:
     """As if others wrote: nothing tells this process of what is new."""
-    monkeypatch.setattr(news, "_tell", lambda keys, states: None)
+    monkeypatch.setattr(notifications, "_tell", lambda keys, states: None)
     settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "POLL_INTERVAL": 0.05}
     return lambda: None

@@ -16,9 +16,10 @@ from tests.conftest import until
 from tests.feeds.conftest import ask, cookie, feed, feed_list
 from tests.keys.fixtures import make_key
 from tests.signalling.conftest import Serve, Server
-from visionagents_runner import ServeOptions, keys, store
+from visionagents_runner import ServeOptions
+from visionagents_runner.auth import keys, recheck
 from visionagents_runner.models import KINDS_WITHOUT_WORDS, EndReason, EventLine, SessionEvent
-from visionagents_runner.signalling import recheck
+from visionagents_runner.store import database
 
 ORIGIN = "http://localhost:8000"
 
@@ -185,7 +186,7 @@ async def test_a_viewer_goes_on_while_the_database_is_away(
     async with feed(server, row.pk) as viewer:
         await viewer.hello()
         await viewer.hear("live")
-        real = store.read
+        real = database.read
         away = True
 
         async def read(*args: Any, **kwargs: Any) -> Any:
@@ -193,8 +194,8 @@ async def test_a_viewer_goes_on_while_the_database_is_away(
                 raise OperationalError("the server closed the connection")
             return await real(*args, **kwargs)
 
-        monkeypatch.setattr(store, "read", read)
-        await store.write(row.finish, EndReason.FINISHED)
+        monkeypatch.setattr(database, "read", read)
+        await database.write(row.finish, EndReason.FINISHED)
         await until(lambda: True)
         away = False
         assert (await viewer.hear("ended"))["end_reason"] == "finished"

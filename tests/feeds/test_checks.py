@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.test import override_settings
 
-from visionagents_runner.feeds.checks import check_way_to_redis
+from visionagents_runner.checks.messaging import check_way_to_redis
 
 REDIS = "channels_redis.core.RedisChannelLayer"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from visionagents_runner.feeds.link import Link
+from visionagents_runner.messaging.layer import Link
 
 
 async def swallow() -> None:

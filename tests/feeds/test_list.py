@@ -12,11 +12,11 @@ from tests.api.test_sessions import elsewhere
 from tests.asgi_client import REMOTE
 from tests.feeds.conftest import cookie, feed_list, tasks
 from tests.signalling.conftest import Serve, Server
-from visionagents_runner import store
 from visionagents_runner.exceptions import StartFailed
-from visionagents_runner.feeds import queries
-from visionagents_runner.feeds.lists import get_list_hub
 from visionagents_runner.models import AgentSession, EndReason
+from visionagents_runner.store import database
+from visionagents_runner.websockets.feeds import queries
+from visionagents_runner.websockets.feeds.list_hub import get_list_hub
 
 
 async def test_a_viewer_sees_sessions_start_change_and_end(server: Server) -> None:
@@ -72,8 +72,8 @@ async def test_people_see_and_count_only_what_they_may_see(serve: Serve, polls_o
         assert len((await viewer.hear("page"))["sessions"]) == 1
         await viewer.hear("counts", live=1)
         hidden = await elsewhere(call_id="hidden")
-        await store.write(hidden.finish, EndReason.FINISHED)
-        await store.write(mine.finish, EndReason.FINISHED)
+        await database.write(hidden.finish, EndReason.FINISHED)
+        await database.write(mine.finish, EndReason.FINISHED)
         changed = await viewer.hear("session")
         assert changed["session"]["session_id"] == str(mine.pk)
         await viewer.hear("counts", live=0)
@@ -86,9 +86,9 @@ async def test_what_others_write_is_found_by_looking(server: Server, polls_only:
         await viewer.hear("page", sessions=[])
         row = await elsewhere()
         assert (await viewer.hear("session"))["session"]["session_id"] == str(row.pk)
-        await store.write(AgentSession.objects.filter(pk=row.pk).mark_unreachable)
+        await database.write(AgentSession.objects.filter(pk=row.pk).mark_unreachable)
         assert (await viewer.hear("session"))["session"]["status"] == "unreachable"
-        await store.write(row.finish, EndReason.WORKER_LOST)
+        await database.write(row.finish, EndReason.WORKER_LOST)
         assert (await viewer.hear("session"))["session"]["status"] == "lost"
 
 
@@ -100,8 +100,8 @@ async def test_a_session_that_waits_for_a_worker_is_listed_and_counted(server: S
         seen = (await viewer.hear("session"))["session"]
         assert (seen["session_id"], seen["status"], seen["started_at"]) == (str(row.pk), "queued", None)
         await viewer.hear("counts", live=1, queued=1, active=0)
-        await store.write(AgentSession.objects.filter(pk=row.pk).update, expires_at=row.created_at)
-        await store.write(AgentSession.objects.expire)
+        await database.write(AgentSession.objects.filter(pk=row.pk).update, expires_at=row.created_at)
+        await database.write(AgentSession.objects.expire)
         seen = (await viewer.hear("session"))["session"]
         assert (seen["status"], seen["end_reason"]) == ("failed", "expired")
         await viewer.hear("counts", live=0, queued=0, failed_24h=1)
@@ -142,7 +142,7 @@ async def test_a_viewer_that_is_too_slow_gets_the_latest_of_each_session_or_a_ne
                 row.insert()
                 row.finish(EndReason.FINISHED)
 
-        await store.write(many)
+        await database.write(many)
         await asyncio.sleep(0.3)
         assert viewer.count < 100
         viewer.frozen = False

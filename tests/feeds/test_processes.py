@@ -15,13 +15,13 @@ from tests.conftest import until
 from tests.feeds.conftest import feed, feed_list, numbers
 from tests.processes import Child, child
 from tests.signalling.conftest import Server
-from visionagents_runner.feeds.link import LIST_GROUP, get_link
+from visionagents_runner.messaging.layer import LIST_GROUP, get_link
 
 URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/7")
 
 PROGRAM = """
 from visionagents_runner.testing import join_call, stub_agent
-from visionagents_runner.tasks import spawn
+from visionagents_runner.utils.tasks import spawn
 
 def create_agent():
     return stub_agent()

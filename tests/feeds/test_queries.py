@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from django.utils import timezone
 
-from visionagents_runner.feeds import queries
 from visionagents_runner.models import AgentSession, EventLine, SessionEvent
+from visionagents_runner.websockets.feeds import queries
 
 
 @pytest.mark.django_db

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import until
-from visionagents_runner.feeds import sealing
-from visionagents_runner.feeds.link import Link
-from visionagents_runner.feeds.sealing import Sealer, Unreadable, Unsealer, seal
+from visionagents_runner.messaging import sealing
+from visionagents_runner.messaging.layer import Link
+from visionagents_runner.messaging.sealing import Sealer, Unreadable, Unsealer, seal
 
 HELLO = {"type": "test.hello", "n": 1, "frames": b"\0\1", "lanes": [["a", 0, ["text"], b"x"]], "none": None}
 

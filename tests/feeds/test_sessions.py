@@ -13,40 +13,40 @@ from tests.api.test_sessions import elsewhere
 from tests.conftest import until
 from tests.feeds.conftest import Feed, ask, feed, numbers, tasks
 from tests.signalling.conftest import Server
-from visionagents_runner import store
-from visionagents_runner.feeds import queries, viewer
-from visionagents_runner.feeds.hub import REMEMBERED, get_hub
 from visionagents_runner.models import AgentSession, EndReason, EventLine, SessionEvent
 from visionagents_runner.observe import Observed
-from visionagents_runner.worker import current_worker
+from visionagents_runner.store import database
+from visionagents_runner.websockets.feeds import queries, session_viewer
+from visionagents_runner.websockets.feeds.session_hub import REMEMBERED, get_hub
+from visionagents_runner.worker.worker import current_worker
 
 
 async def append(row: AgentSession, count: int, kind: str = "custom", **data: Any) -> None:
     lines = [EventLine(row.pk, kind, datetime.now(UTC), {"number": number, **data}) for number in range(count)]
-    await store.write(SessionEvent.objects.append, lines)
+    await database.write(SessionEvent.objects.append, lines)
 
 
 async def test_a_viewer_gets_the_history_then_what_happens_then_the_end(server: Server) -> None:
     session = await server.start()
-    async with feed(server, session.id) as viewer:
-        welcome = await viewer.hello()
+    async with feed(server, session.id) as session_viewer:
+        welcome = await session_viewer.hello()
         assert welcome["session"]["session_id"] == session.id
         assert welcome["words"] is True
-        await viewer.event("requested", seq=1)
-        await until(lambda: viewer.is_live)
+        await session_viewer.event("requested", seq=1)
+        await until(lambda: session_viewer.is_live)
         await ask(session, "hello")
-        partial = await viewer.hear("partial")
+        partial = await session_viewer.hear("partial")
         assert "seq" not in partial
-        said = await viewer.event("message")
+        said = await session_viewer.event("message")
         assert said["data"]["text"] == "hello"
-        assert (await viewer.event("message"))["data"]["text"] == "You said: hello"
+        assert (await session_viewer.event("message"))["data"]["text"] == "You said: hello"
         session.request_close(by="operator")
-        assert (await viewer.event("close_requested"))["data"]["by"] == "operator"
-        ended = await viewer.hear("ended")
+        assert (await session_viewer.event("close_requested"))["data"]["by"] == "operator"
+        ended = await session_viewer.hear("ended")
         assert (ended["status"], ended["end_reason"]) == ("closed", "requested")
-        assert await viewer.end() == ("", 1000)
-    async with feed(server, session.id) as viewer:
-        messages = await viewer.all()
+        assert await session_viewer.end() == ("", 1000)
+    async with feed(server, session.id) as session_viewer:
+        messages = await session_viewer.all()
         assert numbers(messages) == list(range(1, ended["seq"] + 1))
         assert messages[-1] == ended
     assert not tasks()
@@ -55,28 +55,28 @@ async def test_a_viewer_gets_the_history_then_what_happens_then_the_end(server: 
 
 async def test_who_comes_back_gets_exactly_what_it_lacks(server: Server) -> None:
     session = await server.start()
-    async with feed(server, session.id) as viewer:
-        await viewer.hello()
-        last = (await viewer.event("agent_joined"))["seq"]
+    async with feed(server, session.id) as session_viewer:
+        await session_viewer.hello()
+        last = (await session_viewer.event("agent_joined"))["seq"]
     await ask(session, "hello")
     session.request_close()
     await session.wait_ended()
-    async with feed(server, session.id) as viewer:
-        messages = await viewer.all(after=last)
+    async with feed(server, session.id) as session_viewer:
+        messages = await session_viewer.all(after=last)
         end = messages[-1]["seq"]
         assert numbers(messages) == list(range(last + 1, end + 1))
-    async with feed(server, session.id) as viewer:
-        assert numbers(await viewer.all(after=end)) == []
-    async with feed(server, session.id) as viewer:
-        assert (await viewer.all(after=10**6))[0]["after"] == end
+    async with feed(server, session.id) as session_viewer:
+        assert numbers(await session_viewer.all(after=end)) == []
+    async with feed(server, session.id) as session_viewer:
+        assert (await session_viewer.all(after=10**6))[0]["after"] == end
 
 
 async def test_a_long_history_comes_whole_as_fast_as_the_viewer_takes_it(server: Server) -> None:
     row = await elsewhere()
     await append(row, 1500)
-    await store.write(row.finish, EndReason.FINISHED)
-    async with feed(server, row.pk) as viewer:
-        messages = await viewer.all()
+    await database.write(row.finish, EndReason.FINISHED)
+    async with feed(server, row.pk) as session_viewer:
+        messages = await session_viewer.all()
         assert numbers(messages) == list(range(1, 1502))
         assert [message["type"] for message in messages[:1] + messages[-1:]] == ["welcome", "ended"]
 
@@ -99,7 +99,7 @@ async def test_a_viewer_that_is_too_slow_goes_without_partial_words_and_catches_
         async with feed(server, session.id) as quick:
             await quick.hello()
             await quick.hear("event", seq=5 * REMEMBERED)
-        assert slow.count - before <= viewer.UNACKED + 25
+        assert slow.count - before <= session_viewer.UNACKED + 25
         assert sum(1 for each in slow.received if each["type"] == "partial") <= 20
         slow.frozen = False
         slow.ack()
@@ -138,7 +138,7 @@ async def test_many_viewers_of_a_session_share_one_subscription_and_one_look(
             await each.hello(after=1)
             await each.hear("live")
         monkeypatch.setattr(queries, "news_of", counting_news)
-        monkeypatch.setattr(viewer.queries, "events_after", counting_page)
+        monkeypatch.setattr(session_viewer.queries, "events_after", counting_page)
         assert len(worker.recorder._viewers[session.uuid]) == 1
         assert get_hub().watched == 1
         await ask(session, "hello")
@@ -155,37 +155,37 @@ async def test_many_viewers_of_a_session_share_one_subscription_and_one_look(
 async def test_what_other_processes_write_is_found_by_looking(server: Server, polls_only: Any) -> None:
     row = await elsewhere()
     await append(row, 2)
-    async with feed(server, row.pk) as viewer:
-        await viewer.hello()
-        await viewer.hear("live")
+    async with feed(server, row.pk) as session_viewer:
+        await session_viewer.hello()
+        await session_viewer.hear("live")
         await append(row, 3)
-        assert (await viewer.hear("event", seq=3))["data"]["number"] == 0
-        await viewer.hear("event", seq=5)
-        await store.write(row.mark_closing, by="operator")
-        await viewer.hear("status", status="closing")
-        assert (await viewer.hear("event"))["kind"] == "close_requested"
-        await store.write(row.finish, EndReason.WORKER_LOST)
-        assert (await viewer.hear("ended"))["status"] == "lost"
+        assert (await session_viewer.hear("event", seq=3))["data"]["number"] == 0
+        await session_viewer.hear("event", seq=5)
+        await database.write(row.mark_closing, by="operator")
+        await session_viewer.hear("status", status="closing")
+        assert (await session_viewer.hear("event"))["kind"] == "close_requested"
+        await database.write(row.finish, EndReason.WORKER_LOST)
+        assert (await session_viewer.hear("ended"))["status"] == "lost"
 
 
 async def test_a_session_that_is_deleted_meanwhile_ends_its_feed(server: Server, polls_only: Any) -> None:
     row = await elsewhere()
-    async with feed(server, row.pk) as viewer:
-        await viewer.hello()
-        await viewer.hear("live")
-        await store.write(AgentSession.objects.filter(pk=row.pk).delete)
-        assert await viewer.end() == ("not_found", 4404)
+    async with feed(server, row.pk) as session_viewer:
+        await session_viewer.hello()
+        await session_viewer.hear("live")
+        await database.write(AgentSession.objects.filter(pk=row.pk).delete)
+        assert await session_viewer.end() == ("not_found", 4404)
 
 
 async def test_a_viewer_that_vanishes_in_the_middle_of_a_history_leaves_nothing(server: Server) -> None:
     row = await elsewhere()
     await append(row, 500)
-    async with feed(server, row.pk) as viewer:
-        viewer.frozen = True
-        await viewer.hello()
-        await viewer.hear("event", seq=20)
-    async with feed(server, row.pk) as viewer:
-        viewer.send("hello", v=1)
+    async with feed(server, row.pk) as session_viewer:
+        session_viewer.frozen = True
+        await session_viewer.hello()
+        await session_viewer.hear("event", seq=20)
+    async with feed(server, row.pk) as session_viewer:
+        session_viewer.send("hello", v=1)
     assert get_hub().watched == 0
     assert not tasks()
 
@@ -204,26 +204,26 @@ async def test_a_viewer_that_vanishes_in_the_middle_of_a_history_leaves_nothing(
 )
 async def test_a_hello_that_makes_no_sense_ends_the_connection(server: Server, hello: dict[str, Any]) -> None:
     row = await elsewhere()
-    async with feed(server, row.pk) as viewer:
-        viewer.send(hello.pop("type"), **hello)
-        assert await viewer.end() == ("bad_message", 4400)
+    async with feed(server, row.pk) as session_viewer:
+        session_viewer.send(hello.pop("type"), **hello)
+        assert await session_viewer.end() == ("bad_message", 4400)
 
 
 async def test_a_feed_takes_no_words_and_no_audio(server: Server) -> None:
     row = await elsewhere()
     for send in (lambda each: each.send("say", text="hi"), lambda each: each.send_bytes(bytes(1920))):
-        async with feed(server, row.pk) as viewer:
-            await viewer.hello()
-            send(viewer)
-            assert await viewer.end() == ("bad_message", 4400)
+        async with feed(server, row.pk) as session_viewer:
+            await session_viewer.hello()
+            send(session_viewer)
+            assert await session_viewer.end() == ("bad_message", 4400)
 
 
 async def test_a_server_that_goes_away_says_so(server: Server) -> None:
     row = await elsewhere()
-    viewer = feed(server, row.pk)
-    await viewer.__aenter__()
-    await viewer.hello()
-    viewer.task.cancel()
-    assert await viewer.end() == ("going_away", 4503)
-    await asyncio.gather(viewer.task, return_exceptions=True)
+    session_viewer = feed(server, row.pk)
+    await session_viewer.__aenter__()
+    await session_viewer.hello()
+    session_viewer.task.cancel()
+    assert await session_viewer.end() == ("going_away", 4503)
+    await asyncio.gather(session_viewer.task, return_exceptions=True)
     assert not tasks()

@@ -8,7 +8,7 @@ import pytest
 from django.http import HttpResponse
 from django.test import Client
 
-from visionagents_runner.headers import guard, page_policy
+from visionagents_runner.utils.page_headers import guard, page_policy
 
 ADMIN = "/admin/visionagents_runner"
 PAGES = ["/", "/docs", "/call/default/x/", "/call/"]

@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def _key() -> str:
-    from visionagents_runner import keys
+    from visionagents_runner.auth import keys
     from visionagents_runner.models import Scope
 
     _, plain = keys.issue_key(name="hostile", owner=_user("backend"), scopes=list(Scope.values), by="tests")

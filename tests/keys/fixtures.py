@@ -11,7 +11,7 @@ from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
 
 from tests.asgi_client import REMOTE, Client
-from visionagents_runner import keys
+from visionagents_runner.auth import keys
 from visionagents_runner.models import AgentKey
 
 

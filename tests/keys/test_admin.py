@@ -12,7 +12,7 @@ from django.contrib.auth.models import Permission
 from django.test import Client
 
 from tests.keys.fixtures import make_key, user
-from visionagents_runner import keys
+from visionagents_runner.auth import keys
 from visionagents_runner.models import AgentKey, Scope
 from visionagents_runner.models.key import digest_of, make_prefix
 
@@ -255,7 +255,7 @@ def test_revoking_needs_the_csrf_token() -> None:
 
 
 def test_who_made_and_revoked_a_key_is_in_the_audit_trail(root: Client, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", logger="visionagents_runner.keys")
+    caplog.set_level("INFO", logger="visionagents_runner.auth.keys")
     plain = KEY.findall(root.post(ADD, form(owner=user("caller").pk)).content.decode())[0]
     row = AgentKey.objects.get()
     root.post(REVOKE, {"_selected_action": [row.pk], "confirmed": "yes"})

@@ -11,9 +11,9 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from tests.keys.fixtures import user
-from visionagents_runner.durations import parse_duration
 from visionagents_runner.models import AgentKey
 from visionagents_runner.models.key import digest_of
+from visionagents_runner.utils.durations import parse_duration
 
 pytestmark = pytest.mark.django_db
 

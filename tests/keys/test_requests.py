@@ -23,9 +23,11 @@ from tests.api.test_sessions import elsewhere, start
 from tests.asgi_client import LOOPBACK, REMOTE, Client
 from tests.keys.fixtures import make_key, present, user, with_key
 from tests.permissions.test_users import ALL, sign_in
-from visionagents_runner import ServeOptions, keys, permissions, store
+from visionagents_runner import ServeOptions
+from visionagents_runner.auth import keys, permissions
+from visionagents_runner.auth.permissions import Action
 from visionagents_runner.models import AgentKey, AgentSession, Scope, SessionEvent
-from visionagents_runner.permissions import Action
+from visionagents_runner.store import database
 
 ROUTES = [
     ("POST", "/sessions", "start"),
@@ -338,8 +340,8 @@ async def test_a_read_from_memory_with_a_key_neither_queries_nor_leaves_the_loop
     async def never(*args: Any) -> Any:
         raise AssertionError("it queried")
 
-    monkeypatch.setattr(store, "read", never)
-    monkeypatch.setattr(store, "write", never)
+    monkeypatch.setattr(database, "read", never)
+    monkeypatch.setattr(database, "write", never)
     for _ in range(3):
         assert (await client.get(f"/sessions/{session_id}")).status == 200
 
@@ -348,14 +350,14 @@ async def test_a_key_that_cannot_be_looked_up_is_not_taken_for_a_wrong_one(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, _ = await with_key(await serve(), "metrics")
-    read = store.read
+    read = database.read
 
     async def down(*args: Any) -> Any:
         raise OperationalError("the database is away")
 
-    monkeypatch.setattr(store, "read", down)
+    monkeypatch.setattr(database, "read", down)
     assert (await client.get("/metrics")).status == 503
-    monkeypatch.setattr(store, "read", read)
+    monkeypatch.setattr(database, "read", read)
     assert (await client.get("/metrics")).status == 200
 
 
@@ -370,7 +372,7 @@ async def test_made_up_keys_push_out_none_in_use_and_memory_is_bounded(
         made_up = present(client, f"va_{number:010}_" + "x" * 43)
         assert (await made_up.get("/metrics")).status == 401
     assert len(keys._invalid._entries) == 8
-    monkeypatch.setattr(store, "read", None)
+    monkeypatch.setattr(database, "read", None)
     assert (await client.get("/metrics")).status == 200
 
 
@@ -408,7 +410,7 @@ async def test_a_use_that_cannot_be_written_fails_nobodys_request(
     async def broken(*args: Any) -> Any:
         raise OperationalError("the database is away")
 
-    monkeypatch.setattr(store, "write", broken)
+    monkeypatch.setattr(database, "write", broken)
     assert (await client.get("/metrics")).status == 200
     await uses_written()
     assert f"The last use of API key va_{row.prefix} was not written down" in caplog.text

@@ -11,9 +11,9 @@ import tests.agents
 from tests.api.test_sessions import elsewhere
 from tests.asgi_client import REMOTE
 from tests.keys.fixtures import make_key, user
-from visionagents_runner import keys
-from visionagents_runner.signalling.access import Judge
-from visionagents_runner.signalling.wire import Code, Fatal
+from visionagents_runner.auth import keys
+from visionagents_runner.websockets.calls.access import Judge
+from visionagents_runner.websockets.protocol import Code, Fatal
 
 
 def handshake(credential: str, **headers: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 from tests.agents import StubAgent, join_call
 from tests.conftest import row_of
 from visionagents_runner import StartFailed, StartTimeout
-from visionagents_runner.session import LiveSession
+from visionagents_runner.sessions.session import LiveSession
 
 
 class Closing(StubAgent):

@@ -16,14 +16,14 @@ from visionagents_runner import (
     MaxSessionsPerCallExceeded,
     NotReady,
     SessionLimitExceeded,
-    store,
 )
 from visionagents_runner.exceptions import InvalidInput
 from visionagents_runner.models import AgentSession, Slot
+from visionagents_runner.store import database
 
 
 async def count() -> int:
-    return await store.read(AgentSession.objects.count)
+    return await database.read(AgentSession.objects.count)
 
 
 async def start_many(launcher: AgentLauncher, number: int, call_id: str = "call-{}") -> list[Any]:
@@ -52,7 +52,7 @@ async def test_call_ids_that_differ_in_case_accents_or_trailing_space_are_differ
     launcher = await launch(max_sessions_per_call=1)
     for call_id in ("call", "Call", "cäll", "call ", "call\u00a0"):
         await launcher.start_session(call_id)
-    assert await store.read(AgentSession.objects.on_call("default", "call").count) == 1
+    assert await database.read(AgentSession.objects.on_call("default", "call").count) == 1
 
 
 async def test_an_ended_session_makes_room(launch: Any) -> None:
@@ -93,7 +93,7 @@ async def test_slots_of_a_worker_are_gone_when_it_stops(launch: Any) -> None:
     launcher = await launch(max_concurrent_sessions=1, max_sessions_per_call=1)
     await launcher.start_session("call")
     await launcher.stop()
-    assert await store.read(lambda: list(Slot.objects.values_list("scope", flat=True))) == ["call"]
+    assert await database.read(lambda: list(Slot.objects.values_list("scope", flat=True))) == ["call"]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ async def test_malformed_input_is_refused_and_creates_nothing(
 async def test_any_other_text_is_a_call_id(launch: Any, call_id: str) -> None:
     launcher = await launch()
     await launcher.start_session(call_id, metadata={"ключ": [1, None, {"x": "🎙️"}]})
-    row = await store.read(AgentSession.objects.get)
+    row = await database.read(AgentSession.objects.get)
     assert (row.call_id, row.metadata) == (call_id, {"ключ": [1, None, {"x": "🎙️"}]})
 
 
@@ -142,7 +142,7 @@ async def test_a_launcher_that_does_not_run_says_so() -> None:
 
 
 async def test_a_start_during_a_drain_is_refused(launch: Any) -> None:
-    from visionagents_runner.worker import current_worker
+    from visionagents_runner.worker.worker import current_worker
 
     launcher = await launch()
     session = await launcher.start_session("call")

@@ -16,9 +16,10 @@ from vision_agents.core import AgentLauncher as UpstreamLauncher
 
 from tests.agents import StubAgent, create_agent, join_call
 from tests.conftest import agent_of, until
-from visionagents_runner import AgentLauncher, StartFailed, store
+from visionagents_runner import AgentLauncher, StartFailed
 from visionagents_runner.models import AgentSession
-from visionagents_runner.session import LiveSession
+from visionagents_runner.sessions.session import LiveSession
+from visionagents_runner.store import database
 
 
 def test_every_parameter_of_upstream_is_there_with_its_default() -> None:
@@ -263,7 +264,7 @@ async def test_code_that_calls_sys_exit_ends_its_session_and_nothing_else(launch
         with pytest.raises(RuntimeError, match="SystemExit"):
             await session.wait()
     await until(lambda: not launcher.sessions)
-    row = await store.read(AgentSession.objects.get)
+    row = await database.read(AgentSession.objects.get)
     assert row.status == "failed"
     assert "SystemExit(3)" in row.error
     again = await launcher.start_session("call")

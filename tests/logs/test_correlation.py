@@ -14,8 +14,8 @@ import pytest
 from tests.agents import StubAgent, create_agent
 from tests.asgi_client import Client
 from tests.conftest import agent_of
-from visionagents_runner.correlation import CorrelationFilter, clean_request_id, correlate, uncorrelate
-from visionagents_runner.logs import JSONFormatter
+from visionagents_runner.telemetry.correlation import CorrelationFilter, clean_request_id, correlate, uncorrelate
+from visionagents_runner.telemetry.logs import JSONFormatter
 
 project = logging.getLogger("project.agents")
 
@@ -97,17 +97,17 @@ async def test_a_request_has_an_id_that_is_echoed_and_logged(
 async def test_what_a_start_logs_carries_the_request_that_asked(client: Client, stream: io.StringIO) -> None:
     from django.db import OperationalError
 
-    from visionagents_runner import store
+    from visionagents_runner.store import database
 
     with pytest.MonkeyPatch.context() as patch:
 
         async def away(*args: Any) -> None:
             raise OperationalError("gone")
 
-        patch.setattr(store, "admit", away)
+        patch.setattr(database, "admit", away)
         answer = await client.post("/sessions", {"call_id": "a"}, headers={"x-request-id": "start-1"})
     assert answer.status == 503
-    (line,) = lines(stream, "visionagents_runner.launcher")
+    (line,) = lines(stream, "visionagents_runner.worker.launcher")
     assert line["request_id"] == "start-1"
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from visionagents_runner import cli
-from visionagents_runner.correlation import correlate, uncorrelate
-from visionagents_runner.logs import JSONFormatter, LineFormatter, configure_logging
+from visionagents_runner.cli import main
+from visionagents_runner.telemetry.correlation import correlate, uncorrelate
+from visionagents_runner.telemetry.logs import JSONFormatter, LineFormatter, configure_logging
 
 NAMES = ("visionagents_runner", "vision_agents", "daphne", "uvicorn", "django.server", "django.request")
 
@@ -32,7 +32,7 @@ def logged(**options: Any) -> str:
         patch.setattr(logging.getLogger(), "handlers", [])  # pytest's own
         configure_logging(agents="INFO", stream=stream, **options)
     token = correlate(session="12", call="default/x", trace_id="ab")
-    logging.getLogger("visionagents_runner.session").info("begun")
+    logging.getLogger("visionagents_runner.sessions.session").info("begun")
     uncorrelate(token)
     logging.getLogger("visionagents_runner").handlers.clear()
     return stream.getvalue()
@@ -51,12 +51,12 @@ def test_the_setting_chooses_json(settings: Any) -> None:
 
 def test_the_option_goes_before_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
-    monkeypatch.setattr("visionagents_runner.server.serve", lambda runner, **options: given.update(options))
+    monkeypatch.setattr("visionagents_runner.server.main.serve", lambda runner, **options: given.update(options))
     parser = argparse.ArgumentParser()
-    cli.add_serve_arguments(parser)
-    cli.serve(None, parser.parse_args(["--log-format", "json"]))  # type: ignore[arg-type]
+    main.add_serve_arguments(parser)
+    main.serve(None, parser.parse_args(["--log-format", "json"]))  # type: ignore[arg-type]
     assert given["log_format"] == "json"
-    cli.serve(None, parser.parse_args([]))  # type: ignore[arg-type]
+    main.serve(None, parser.parse_args([]))  # type: ignore[arg-type]
     assert given["log_format"] is None
 
 

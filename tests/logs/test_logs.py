@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from visionagents_runner.exceptions import RunnerConfigurationError
-from visionagents_runner.logs import LineFormatter, clean_level, configure_logging
+from visionagents_runner.telemetry.logs import LineFormatter, clean_level, configure_logging
 
 
 def record(message: str, name: str = "app", created: float = 0.0, **extra: object) -> logging.LogRecord:

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import until
-from visionagents_runner.looplag import BUCKETS, LoopLag
+from visionagents_runner.telemetry.looplag import BUCKETS, LoopLag
 
-LOGGER = "visionagents_runner.looplag"
+LOGGER = "visionagents_runner.telemetry.looplag"
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ async def test_one_pause_is_no_overload_however_long(lag: LoopLag) -> None:
 async def test_pauses_that_are_far_between_are_no_overload(lag: LoopLag, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.monotonic()
     for minute in range(10):
-        monkeypatch.setattr("visionagents_runner.looplag.time.monotonic", lambda: now + minute * 60)  # noqa: B023
+        monkeypatch.setattr("visionagents_runner.telemetry.looplag.time.monotonic", lambda: now + minute * 60)  # noqa: B023
         lag._note(3.0)
     monkeypatch.undo()
     assert not lag.overloaded
@@ -179,7 +179,7 @@ async def test_it_costs_next_to_nothing() -> None:
 
 SUSPENDED = """
     import asyncio, logging, sys
-    from visionagents_runner.looplag import LoopLag
+    from visionagents_runner.telemetry.looplag import LoopLag
 
     logging.basicConfig(stream=sys.stdout, format="%(message)s")
 

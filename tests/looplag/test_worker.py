@@ -11,9 +11,10 @@ from django.test import Client as Browser
 from tests.admin.conftest import WORKERS
 from tests.api.fixtures import Serve
 from tests.asgi_client import Client
-from visionagents_runner import NotReady, store
+from visionagents_runner import NotReady
 from visionagents_runner.models import AgentSession, Worker
-from visionagents_runner.worker import AgentWorker, current_worker
+from visionagents_runner.store import database
+from visionagents_runner.worker.worker import AgentWorker, current_worker
 
 
 def the_worker() -> AgentWorker:
@@ -34,7 +35,7 @@ async def test_it_refuses_new_starts_and_says_why_until_it_recovers(client: Clie
         assert answer.status == 503
         assert answer.detail == "The worker is overloaded: its event loop does not keep up"
         assert answer.headers["retry-after"] == "10"
-    assert not await store.read(AgentSession.objects.exists)
+    assert not await database.read(AgentSession.objects.exists)
     for _ in range(200):
         the_worker().lag._note(0.0)
     assert (await client.post("/sessions", {"call_id": "a"})).status == 201
@@ -62,13 +63,13 @@ async def test_a_start_that_was_let_in_before_is_not_closed_for_it(
     launch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launcher = await launch()
-    admit = store.admit
+    admit = database.admit
 
     async def slowly(*args: Any) -> None:
         await admit(*args)
         overload(the_worker())
 
-    monkeypatch.setattr(store, "admit", slowly)
+    monkeypatch.setattr(database, "admit", slowly)
     session = await launcher.start_session("call")
     assert the_worker().lag.overloaded
     await asyncio.sleep(0)
@@ -97,7 +98,7 @@ async def test_the_heartbeat_writes_the_lag_to_the_row(launch: Any) -> None:
     await launch()
     overload(the_worker())
     await the_worker()._beat()
-    row = await store.read(Worker.objects.get)
+    row = await database.read(Worker.objects.get)
     assert row.loop_lag["max_ms"] == 900
     assert 0 <= row.loop_lag["p50_ms"] <= row.loop_lag["p99_ms"] <= 900
     assert row.loop_lag["overloaded"] is True

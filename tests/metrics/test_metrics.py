@@ -15,12 +15,12 @@ from tests.api.test_sessions import start
 from tests.asgi_client import Client
 from tests.conftest import agent_of, until
 from tests.metrics.scrape import Page, scrape
-from visionagents_runner import store
 from visionagents_runner.models import AgentSession, EndReason, Worker
 from visionagents_runner.models.worker import seconds_ago
 from visionagents_runner.observe import observe
-from visionagents_runner.prometheus.cluster import Cluster
-from visionagents_runner.worker import AgentWorker, current_worker
+from visionagents_runner.store import database
+from visionagents_runner.store.census import Cluster
+from visionagents_runner.worker.worker import AgentWorker, current_worker
 
 
 def the_worker() -> AgentWorker:
@@ -147,14 +147,14 @@ async def test_the_cluster_is_told_from_the_database(client: Client) -> None:
         AgentSession.objects.create(call_id="old", worker=other, agent="coach", created_at=seconds_ago(2 * 86400))
         AgentSession.objects.filter(call_id__in=("new", "old")).finish(EndReason.ERROR)
 
-    await store.write(lambda: (other.save(force_insert=True), silent.save(force_insert=True)))
-    await store.write(
+    await database.write(lambda: (other.save(force_insert=True), silent.save(force_insert=True)))
+    await database.write(
         lambda: [
             AgentSession.objects.create(call_id=str(number), worker=other, status=status, agent="coach")
             for number, status in enumerate(("starting", "unreachable", "unreachable"))
         ]
     )
-    await store.write(end)
+    await database.write(end)
     page = await scrape(client)
     assert page("cluster_up") == 1
     assert page("cluster_sessions", agent="default", status="active") == 1
@@ -168,14 +168,14 @@ async def test_the_cluster_is_told_from_the_database(client: Client) -> None:
 
 async def test_a_hundred_scrapes_ask_the_database_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = 0
-    read = store.read
+    read = database.read
 
     async def counting(fn: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal asked
         asked += getattr(fn, "__name__", "") == "read_census"
         return await read(fn, *args, **kwargs)
 
-    monkeypatch.setattr(store, "read", counting)
+    monkeypatch.setattr(database, "read", counting)
     pages = await asyncio.gather(*(scrape(client) for _ in range(100)))
     assert asked == 1
     assert all(page("cluster_up") == 1 for page in pages)
@@ -189,7 +189,7 @@ async def test_a_database_that_is_away_takes_only_the_clusters_numbers(
     async def away(*args: Any, **kwargs: Any) -> Any:
         raise OperationalError("the server closed the connection")
 
-    monkeypatch.setattr(store, "read", away)
+    monkeypatch.setattr(database, "read", away)
     page = await scrape(client)
     assert page("cluster_up") == 0
     assert page("cluster_workers", state="running") is None
@@ -203,8 +203,8 @@ async def test_a_database_that_hangs_does_not_hold_up_a_scrape(monkeypatch: pyte
         await release.wait()
 
     tracked: list[asyncio.Task[Any]] = []
-    monkeypatch.setattr(store, "read", hang)
-    monkeypatch.setattr("visionagents_runner.prometheus.cluster._PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(database, "read", hang)
+    monkeypatch.setattr("visionagents_runner.store.census._PATIENCE_SECONDS", 0.01)
     cluster = Cluster(tracked.append)
     assert await cluster.census() is None
     assert await cluster.census() is None

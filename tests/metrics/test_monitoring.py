@@ -17,7 +17,7 @@ from tests.asgi_client import Client
 from tests.metrics.scrape import scrape
 from visionagents_runner import AgentLauncher
 from visionagents_runner.observe import Observed
-from visionagents_runner.worker import current_worker
+from visionagents_runner.worker.worker import current_worker
 
 DASHBOARD = json.loads((files("visionagents_runner") / "monitoring/grafana-dashboard.json").read_text())
 RULES = yaml.safe_load((files("visionagents_runner") / "monitoring/prometheus-rules.yml").read_text())
@@ -64,8 +64,8 @@ async def test_every_metric_and_label_that_they_name_is_told(serve: Any, allow_l
 
 def test_each_label_value_that_they_look_for_is_one_that_there_is() -> None:
     from visionagents_runner.models import EndReason, SessionStatus
-    from visionagents_runner.prometheus.instruments import OUTCOMES
-    from visionagents_runner.waiting import FOR
+    from visionagents_runner.store.queue_stats import FOR
+    from visionagents_runner.telemetry.instruments import OUTCOMES
 
     known = {
         "outcome": set(OUTCOMES),

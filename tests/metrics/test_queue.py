@@ -12,8 +12,9 @@ from tests.api.fixtures import Serve
 from tests.api.test_sessions import start
 from tests.asgi_client import Client
 from tests.metrics.scrape import scrape
-from visionagents_runner import AgentLauncher, store, waiting
+from visionagents_runner import AgentLauncher
 from visionagents_runner.models import AgentSession, SessionEvent
+from visionagents_runner.store import database, queue_stats
 
 
 def queue(agent: str, seconds: float, *, tried: bool = False, **values: Any) -> AgentSession:
@@ -37,12 +38,12 @@ async def test_sessions_that_wait_are_told_by_agent_and_by_what_they_wait_for(cl
         queue("coach", -1000)
         queue("other", 5)
 
-    await store.write(fill)
+    await database.write(fill)
     page = await scrape(client)
     counted = {
         (agent, waits_for): page("cluster_queued_sessions", agent=agent, waits_for=waits_for)
         for agent in ("coach", "other", "default")
-        for waits_for in waiting.FOR
+        for waits_for in queue_stats.FOR
     }
     assert counted == {
         ("coach", "worker"): 2, ("coach", "limit"): 1, ("coach", "time"): 1,

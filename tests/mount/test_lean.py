@@ -15,8 +15,8 @@ import tests.agents
 from tests.api.fixtures import Serve
 from tests.asgi_client import REMOTE, Client
 from visionagents_runner import ServeOptions
+from visionagents_runner.asgi.lean import LeanAPI, foreign_middleware, lean_api
 from visionagents_runner.models import AgentSession
-from visionagents_runner.mount import LeanAPI, foreign_middleware, lean_api
 
 ORIGIN = {"origin": "https://app.example"}
 HERE = "tests.mount.test_lean"

@@ -16,8 +16,8 @@ import tests.agents
 from tests.api.fixtures import Serve
 from tests.asgi_client import Client
 from visionagents_runner import Runner, ServeOptions
-from visionagents_runner.mount import LeanAPI
-from visionagents_runner.prefixes import included_prefixes
+from visionagents_runner.asgi.lean import LeanAPI
+from visionagents_runner.asgi.prefixes import included_prefixes
 
 ID = str(uuid.uuid4())
 API = "visionagents_runner.urls"
@@ -202,7 +202,7 @@ async def test_an_api_of_the_projects_own_replaces_ours_whole(
     from django.core.handlers.asgi import ASGIHandler
     from ninja import NinjaAPI
 
-    from visionagents_runner.mount import lean_api
+    from visionagents_runner.asgi.lean import lean_api
 
     own = NinjaAPI(urls_namespace="own")
 

@@ -14,8 +14,8 @@ from django.db import OperationalError, connections, transaction
 from django.utils import timezone
 
 from tests.conftest import until
-from visionagents_runner import store
 from visionagents_runner.models import AgentSession, EventLine, SessionEvent, Worker
+from visionagents_runner.store import database
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -47,9 +47,9 @@ async def test_a_write_that_waits_for_a_lock_gives_up_and_the_lane_goes_on(monke
     """The database itself says so, in time: nobody is left with a statement of which nothing is known."""
     if connections["default"].vendor == "sqlite":
         pytest.skip("SQLite has one lock and waits for it as its timeout says")
-    monkeypatch.setattr(store, "_QUERY_SECONDS", 1.0)
+    monkeypatch.setattr(database, "_QUERY_SECONDS", 1.0)
     worker = Worker(hostname="here", pid=1)
-    await store.register(worker)
+    await database.register(worker)
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -62,13 +62,13 @@ async def test_a_write_that_waits_for_a_lock_gives_up_and_the_lane_goes_on(monke
     holder = asyncio.create_task(asyncio.to_thread(hold))
     await until(held.is_set)
     with pytest.raises(OperationalError):
-        await store.write(Worker.objects.filter(pk=worker.pk).update, runner="waited")
-    kept = await store.write(lambda: connections["default"].connection is not None)
+        await database.write(Worker.objects.filter(pk=worker.pk).update, runner="waited")
+    kept = await database.write(lambda: connections["default"].connection is not None)
     release.set()
     await holder
-    await store.write(Worker.objects.filter(pk=worker.pk).update, runner="after")
+    await database.write(Worker.objects.filter(pk=worker.pk).update, runner="after")
     assert kept
-    assert (await store.read(Worker.objects.get)).runner == "after"
+    assert (await database.read(Worker.objects.get)).runner == "after"
 
 
 async def test_the_lanes_recover_when_the_server_has_closed_their_connections() -> None:
@@ -87,22 +87,22 @@ async def test_the_lanes_recover_when_the_server_has_closed_their_connections() 
         connections.close_all()
 
     worker = Worker(hostname="here", pid=1)
-    await store.register(worker)
-    assert await store.beat(worker, within=10)
-    for lane in (store._writer, store._pulse, *store._readers):
+    await database.register(worker)
+    assert await database.beat(worker, within=10)
+    for lane in (database._writer, database._pulse, *database._readers):
         doomed = await lane.run(number)
         await asyncio.to_thread(kill, doomed)
-    await store.persist(Worker.objects.filter(pk=worker.pk).update, runner="after")
+    await database.persist(Worker.objects.filter(pk=worker.pk).update, runner="after")
 
     async def beaten() -> bool:
         try:
-            return await store.beat(worker, within=10)
-        except store.DATABASE_ERRORS:
+            return await database.beat(worker, within=10)
+        except database.DATABASE_ERRORS:
             return False
 
     assert await beaten() or await beaten()
-    for lane in store._readers:
-        with pytest.raises(store.DATABASE_ERRORS):
+    for lane in database._readers:
+        with pytest.raises(database.DATABASE_ERRORS):
             await lane.run(Worker.objects.count)
         assert await lane.run(Worker.objects.count) == 1
 

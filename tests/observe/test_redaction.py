@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import until
 from tests.observe.parts import Ears, on_call
-from visionagents_runner.conf import SETTING
+from visionagents_runner.conf.settings import SETTING
 from visionagents_runner.exceptions import RunnerConfigurationError
 from visionagents_runner.observe import load_redact, observe
 from visionagents_runner.observe.redaction import redacted_error

@@ -8,7 +8,7 @@ import pytest
 from tests.observe.parts import CALLER, Ears, LiveModel, Slow, Voice, on_call, pcm
 from visionagents_runner.demo.voice import SilentTTS
 from visionagents_runner.observe import observe
-from visionagents_runner.turns import TurnTracker
+from visionagents_runner.observe.turns import TurnTracker
 
 PARTS = ("end_of_turn_ms", "recognition_ms", "model_ms", "voice_ms")
 

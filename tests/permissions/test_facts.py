@@ -9,10 +9,11 @@ from django.test import RequestFactory
 
 import tests.agents
 from tests.asgi_client import LOOPBACK
-from visionagents_runner import ServeOptions, locality
-from visionagents_runner.locality import origin_allowed, why_not_local
-from visionagents_runner.mount import LeanRequest
-from visionagents_runner.signalling.access import HandshakeRequest
+from visionagents_runner import ServeOptions
+from visionagents_runner.asgi.lean import LeanRequest
+from visionagents_runner.auth import local_requests
+from visionagents_runner.auth.local_requests import origin_allowed, why_not_local
+from visionagents_runner.websockets.calls.access import HandshakeRequest
 
 
 def scope(**changes: Any) -> dict[str, Any]:
@@ -78,14 +79,14 @@ async def test_what_asks_by_http_1_0_is_a_proxy() -> None:
 
 
 async def test_what_is_too_long_for_a_name_is_neither_taken_nor_remembered() -> None:
-    known = [cached.cache_info().currsize for cached in (locality._split, locality._is_forwarding)]
+    known = [cached.cache_info().currsize for cached in (local_requests._split, local_requests._is_forwarding)]
     long = b"a" * 10_000
     assert not await is_local(scope(headers=[(b"host", b"localhost" + long)]))
     assert not await is_local(scope(headers=[(b"host", b"localhost"), (b"origin", b"http://" + long)]))
     assert not await is_local(scope(client=("1" * 10_000, 1)))
     assert await is_local(scope(headers=[(b"host", b"localhost"), (b"x-" + long, b"1")]))
-    assert locality._split.cache_info().currsize <= known[0] + 1
-    assert locality._is_forwarding.cache_info().currsize <= known[1]
+    assert local_requests._split.cache_info().currsize <= known[0] + 1
+    assert local_requests._is_forwarding.cache_info().currsize <= known[1]
 
 
 async def test_a_websocket_handshake_is_judged_alike() -> None:

@@ -20,10 +20,10 @@ from tests.signalling import relayed
 from tests.signalling.conftest import Serve, Server
 from tests.signalling.relayed import far_process
 from visionagents_runner import ServeOptions
+from visionagents_runner.asgi.lean import LeanAPI
+from visionagents_runner.auth.tokens import make_join_token
 from visionagents_runner.edge import find_room
 from visionagents_runner.models import AgentKey, AgentSession
-from visionagents_runner.mount import LeanAPI
-from visionagents_runner.tokens import make_join_token
 
 __all__ = ["afresh"]
 

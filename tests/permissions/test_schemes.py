@@ -12,7 +12,7 @@ from tests.api.fixtures import Serve
 from tests.asgi_client import REMOTE, Client
 from tests.permissions.test_users import sign_in
 from tests.signalling.client import Socket
-from visionagents_runner.application import AgentsApplication
+from visionagents_runner.asgi.application import AgentsApplication
 
 PROXY = {"x-forwarded-proto": "https"}
 BELIEVED = {"SECURE_PROXY_SSL_HEADER": ("HTTP_X_FORWARDED_PROTO", "https")}
@@ -50,7 +50,7 @@ async def test_an_origin_is_the_same_only_under_the_sites_own_scheme(
     signed_in, _ = await sign_in(await serve(), "start_agentsession")
     for name, value in more.items():
         setattr(settings, name, value)
-    monkeypatch.setattr("visionagents_runner.locality._tls_ports", {8000: tls})
+    monkeypatch.setattr("visionagents_runner.auth.local_requests._tls_ports", {8000: tls})
     monkeypatch.setitem(sys.modules, "twisted.internet.reactor", object())
     application = AgentsApplication(tests.agents.runner)
     application.managed = True

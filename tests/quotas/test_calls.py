@@ -17,12 +17,12 @@ from tests.signalling import relayed
 from tests.signalling.client import Socket
 from tests.signalling.conftest import Serve, Server, allow_local, serve, server
 from visionagents_runner import quotas
+from visionagents_runner.auth.tokens import make_join_token
 from visionagents_runner.edge import BrowserCustomEvent, Person, find_room, join_room
 from visionagents_runner.exceptions import TooMany
 from visionagents_runner.quotas import holdings
-from visionagents_runner.signalling.access import Admission
-from visionagents_runner.signalling.relaydesk import _read_guest
-from visionagents_runner.tokens import make_join_token
+from visionagents_runner.websockets.calls.access import Admission
+from visionagents_runner.websockets.calls.relay import _read_guest
 
 __all__ = ["allow_local", "serve", "server"]
 

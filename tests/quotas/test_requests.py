@@ -16,11 +16,13 @@ from tests.asgi_client import REMOTE, Answer, Client
 from tests.conftest import until
 from tests.keys.fixtures import present, with_key
 from tests.permissions.test_users import ALL, ORIGIN, sign_in
-from visionagents_runner import ServeOptions, keys, permissions, quotas, store
+from visionagents_runner import ServeOptions, quotas
 from visionagents_runner.api import history
+from visionagents_runner.auth import keys, permissions
 from visionagents_runner.models import AgentSession, EndReason
 from visionagents_runner.quotas import holdings
-from visionagents_runner.signalling.access import HandshakeRequest
+from visionagents_runner.store import database
+from visionagents_runner.websockets.calls.access import HandshakeRequest
 
 __all__ = ["allow_local", "client", "mount", "serve"]
 
@@ -111,7 +113,7 @@ async def test_what_is_said_over_rest_is_a_turn_like_what_is_typed(client: Clien
     limit(turns_per_identity="60/m burst 2", turns_per_call="60/m burst 3")
     first, second = await elsewhere(call_id="one"), await elsewhere(call_id="two")
     for row in (first, second):
-        await store.write(row.finish, EndReason.FINISHED)
+        await database.write(row.finish, EndReason.FINISHED)
     mine, _ = await with_key(client, "speak", "view")
     other, _ = await with_key(client, "speak", "view", name="other")
     for kind in ("say", "respond"):

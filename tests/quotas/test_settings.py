@@ -13,8 +13,8 @@ from tests.asgi_client import Client
 from tests.checks.test_checks import ids_with, runner_settings
 from tests.metrics.scrape import scrape
 from visionagents_runner import quotas
+from visionagents_runner.checks.limits import check_limits
 from visionagents_runner.exceptions import TooMany
-from visionagents_runner.quotas.checks import check_limits
 from visionagents_runner.quotas.limits import Limits
 
 __all__ = ["allow_local", "client", "mount", "serve"]

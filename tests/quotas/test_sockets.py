@@ -12,13 +12,15 @@ from tests.conftest import until
 from tests.feeds.conftest import cookie, feed, feed_list, nothing_listens_any_more
 from tests.signalling.client import Socket
 from tests.signalling.conftest import Serve, Server, allow_local, serve, server
-from visionagents_runner import permissions, quotas, store
-from visionagents_runner.feeds import lists, queries
-from visionagents_runner.feeds.lists import get_list_hub
+from visionagents_runner import quotas
+from visionagents_runner.auth import permissions
 from visionagents_runner.models import AgentSession, EndReason
 from visionagents_runner.quotas import holdings
-from visionagents_runner.signalling import door
-from visionagents_runner.signalling.door import _silent
+from visionagents_runner.store import database
+from visionagents_runner.websockets import door
+from visionagents_runner.websockets.door import _silent
+from visionagents_runner.websockets.feeds import list_hub, queries
+from visionagents_runner.websockets.feeds.list_hub import get_list_hub
 
 __all__ = ["allow_local", "nothing_listens_any_more", "serve", "server"]
 
@@ -192,7 +194,7 @@ async def test_many_feeds_of_one_user_are_looked_at_and_counted_for_once(
     server = await serve()
     user, sent = await cookie()
     looks = counts = 0
-    covered, count = lists._covered, queries.counts
+    covered, count = list_hub._covered, queries.counts
 
     def look(*args: Any) -> Any:
         nonlocal looks
@@ -204,9 +206,9 @@ async def test_many_feeds_of_one_user_are_looked_at_and_counted_for_once(
         counts += len(set(users))
         return count(users)
 
-    monkeypatch.setattr(lists, "_covered", look)
+    monkeypatch.setattr(list_hub, "_covered", look)
     monkeypatch.setattr(queries, "counts", counted)
-    monkeypatch.setattr(lists, "COUNTS_SECONDS", 1e9)
+    monkeypatch.setattr(list_hub, "COUNTS_SECONDS", 1e9)
     options = {"peer": REMOTE, "headers": {"cookie": sent, "origin": "http://localhost:8000"}}
     async with AsyncExitStack() as stack:
         viewers = [await stack.enter_async_context(feed_list(server, **options)) for _ in range(40)]
@@ -215,20 +217,20 @@ async def test_many_feeds_of_one_user_are_looked_at_and_counted_for_once(
             assert (await viewer.hear("counts"))["live"] == 0
         assert (looks, counts) == (1, 1)
         described = 0
-        describe = lists.describe
+        describe = list_hub.describe
 
         def once(row: Any) -> Any:
             nonlocal described
             described += 1
             return describe(row)
 
-        monkeypatch.setattr(lists, "describe", once)
+        monkeypatch.setattr(list_hub, "describe", once)
         row = AgentSession(call_id="mine", started_by=user)
-        await store.write(row.insert)
+        await database.write(row.insert)
         for viewer in viewers:
             assert (await viewer.hear("session"))["session"]["session_id"] == str(row.pk)
         assert described == 1
-        await store.write(row.finish, EndReason.FINISHED)
+        await database.write(row.finish, EndReason.FINISHED)
     await until(lambda: get_list_hub().viewers == 0)
     assert not holdings._held
 
@@ -238,11 +240,11 @@ async def test_who_comes_later_has_the_counts_of_now(server: Server) -> None:
         await first.hello()
         await first.hear("counts", live=0)
         row = AgentSession(call_id="new")
-        await store.write(row.insert)
+        await database.write(row.insert)
         await first.hear("counts", live=1)
         async with feed_list(server) as second:
             await second.hello()
             await second.hear("counts", live=1)
-            await store.write(row.finish, EndReason.FINISHED)
+            await database.write(row.finish, EndReason.FINISHED)
             for viewer in (first, second):
                 await viewer.hear("counts", live=0)

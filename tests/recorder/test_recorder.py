@@ -11,10 +11,10 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.db import OperationalError
 
-from visionagents_runner import store
 from visionagents_runner.models import AgentSession, EndReason, EventLine, SessionEvent, bulk
 from visionagents_runner.observe import Observed
-from visionagents_runner.recorder import Recorder
+from visionagents_runner.sessions.recorder import Recorder
+from visionagents_runner.store import database
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -38,7 +38,7 @@ async def recording(settings: Any, **options: Any) -> AsyncIterator[Recorder]:
 
 async def new_session() -> AgentSession:
     row = AgentSession(call_id="recorded")
-    await store.write(row.insert)
+    await database.write(row.insert)
     return row
 
 
@@ -48,7 +48,7 @@ def event(kind: str, number: int = 0, **data: Any) -> Observed:
 
 async def history(row: AgentSession) -> list[tuple[int, str, dict[str, Any]]]:
     rows = SessionEvent.objects.filter(session=row).order_by("seq")
-    return await store.read(lambda: list(rows.values_list("seq", "kind", "data")))
+    return await database.read(lambda: list(rows.values_list("seq", "kind", "data")))
 
 
 class Broken:
@@ -59,7 +59,7 @@ class Broken:
         self.after = 0
         self.tries = 0
         self.tried = asyncio.Event()
-        original = store.record
+        original = database.record
 
         async def record(*args: Any, **kwargs: Any) -> dict[uuid.UUID, int]:
             self.tries += 1
@@ -72,7 +72,7 @@ class Broken:
                 raise OperationalError("the connection broke at the commit")
             return result
 
-        monkeypatch.setattr(store, "record", record)
+        monkeypatch.setattr(database, "record", record)
 
 
 async def test_events_are_written_in_order_behind_the_lines_of_the_session(settings: Any) -> None:
@@ -81,7 +81,7 @@ async def test_events_are_written_in_order_behind_the_lines_of_the_session(setti
         for number in range(1200):
             recorder.record(row.pk, event("message", number))
         await recorder.settle(row.pk)
-        await store.write(row.finish, EndReason.FINISHED)
+        await database.write(row.finish, EndReason.FINISHED)
     lines = await history(row)
     assert [seq for seq, _, _ in lines] == list(range(1, 1203))
     assert [data["number"] for _, kind, data in lines if kind == "message"] == list(range(1200))
@@ -94,7 +94,7 @@ async def test_an_event_keeps_the_time_at_which_it_happened(settings: Any) -> No
     async with recording(settings) as recorder:
         recorder.record(row.pk, Observed("message", {}, 1_700_000_000.123456))
         await recorder.settle(row.pk)
-    written = await store.read(SessionEvent.objects.get, session=row, kind="message")
+    written = await database.read(SessionEvent.objects.get, session=row, kind="message")
     assert written.at.timestamp() == pytest.approx(1_700_000_000.123456, abs=1e-6)
 
 
@@ -243,7 +243,7 @@ async def test_one_event_that_the_database_refuses_does_not_hold_up_the_others(
 
 async def test_events_of_a_session_that_was_deleted_hold_up_nothing(settings: Any) -> None:
     gone, row = await new_session(), await new_session()
-    await store.write(AgentSession.objects.filter(pk=gone.pk).delete)
+    await database.write(AgentSession.objects.filter(pk=gone.pk).delete)
     async with recording(settings) as recorder:
         for number in range(3):
             recorder.record(gone.pk, event("message", number))
@@ -290,17 +290,17 @@ async def test_nothing_of_a_settled_session_is_remembered(settings: Any) -> None
 
 async def test_a_second_try_of_lines_that_were_not_written_writes_them(settings: Any) -> None:
     row = await new_session()
-    [when] = await store.read(lambda: list(SessionEvent.objects.filter(session=row).values_list("at", flat=True)))
+    [when] = await database.read(lambda: list(SessionEvent.objects.filter(session=row).values_list("at", flat=True)))
     lines = [EventLine(row.pk, "message", when, {"number": number}) for number in range(2)]
-    assert await store.record(lines, after={}) == {row.pk: 3}
-    assert await store.record(lines, after={row.pk: 3}) == {row.pk: 5}
-    assert await store.record(lines, after={row.pk: 3}) == {row.pk: 5}
+    assert await database.record(lines, after={}) == {row.pk: 3}
+    assert await database.record(lines, after={row.pk: 3}) == {row.pk: 5}
+    assert await database.record(lines, after={row.pk: 3}) == {row.pk: 5}
     assert len(await history(row)) == 5
 
 
 def test_every_kind_that_is_kept_has_a_value() -> None:
     from visionagents_runner.models.event import KINDS_WITHOUT_WORDS, LIFECYCLE_KINDS
-    from visionagents_runner.recorder import _RANK, _VALUE
+    from visionagents_runner.sessions.recorder import _RANK, _VALUE
 
     assert len(_RANK) == sum(map(len, _VALUE))
     assert KINDS_WITHOUT_WORDS - LIFECYCLE_KINDS - {"dropped"} <= set(_RANK)

@@ -12,16 +12,16 @@ from tests.agents import StubAgent
 from tests.agents import join_call as stub_join_call
 from tests.conftest import until
 from tests.observe.parts import CALLER, Ears, LiveModel, Slow, Voice, pcm
-from visionagents_runner import store
 from visionagents_runner.exceptions import RunnerConfigurationError
 from visionagents_runner.models import AgentSession, SessionEvent
 from visionagents_runner.observe import observe
+from visionagents_runner.store import database
 from visionagents_runner.testing import join_call, stub_agent
-from visionagents_runner.worker import current_worker
+from visionagents_runner.worker.worker import current_worker
 
 
 async def history(session: Any) -> list[SessionEvent]:
-    return await store.read(lambda: list(SessionEvent.objects.filter(session_id=session.uuid).order_by("seq")))
+    return await database.read(lambda: list(SessionEvent.objects.filter(session_id=session.uuid).order_by("seq")))
 
 
 def of(events: list[SessionEvent], kind: str) -> list[dict[str, Any]]:
@@ -47,7 +47,7 @@ async def test_the_history_of_a_session_is_whole_and_ends_with_its_end(launch: C
     assert of(events, "participant_joined")[0]["user_id"] == "caller"
     assert of(events, "turn")[0]["how"] == "text"
     assert not of(events, "partial")
-    row = await store.get_session(session.uuid)
+    row = await database.get_session(session.uuid)
     assert row is not None
     assert row.event_seq == len(events)
 

@@ -13,8 +13,8 @@ from django.core.management.base import SystemCheckError
 from django.db import OperationalError
 
 from tests.retention.conftest import session, worker
-from visionagents_runner import retention
 from visionagents_runner.models import AgentSession, EndReason, SessionEvent, Worker
+from visionagents_runner.store import retention
 
 DAY = timedelta(days=1)
 

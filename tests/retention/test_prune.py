@@ -10,9 +10,9 @@ import pytest
 from django.db import OperationalError, connection
 
 from tests.retention.conftest import session, worker
-from visionagents_runner import retention
 from visionagents_runner.models import AgentSession, EndReason, SessionEvent, Worker
-from visionagents_runner.retention import Tally, default_age, preview, prune
+from visionagents_runner.store import retention
+from visionagents_runner.store.retention import Tally, default_age, preview, prune
 
 DAY = timedelta(days=1)
 MONTH = 30 * DAY

@@ -18,8 +18,8 @@ from tests.conftest import until
 from tests.processes import ROOT, environment
 from visionagents_runner.edge import BrowserEdge
 from visionagents_runner.exceptions import RunnerConfigurationError
+from visionagents_runner.sessions.video import check_video
 from visionagents_runner.testing import join_call, stub_agent
-from visionagents_runner.videofile import check_video
 
 
 @pytest.fixture(scope="session")

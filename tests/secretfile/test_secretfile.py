@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from project import settings as project_settings
 from tests.processes import ROOT
 from visionagents_runner.exceptions import RunnerConfigurationError
-from visionagents_runner.secretfile import LEAST_CHARACTERS, read_or_make_secret
+from visionagents_runner.utils.secret_key import LEAST_CHARACTERS, read_or_make_secret
 
 GOOD = "x" * LEAST_CHARACTERS
 
@@ -43,7 +43,7 @@ def test_it_is_made_at_the_first_start_for_its_owner_alone(path: Path) -> None:
 
 def test_processes_that_start_at_once_have_the_same(path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from visionagents_runner.secretfile import read_or_make_secret;"
+        "import sys; from pathlib import Path; from visionagents_runner.utils.secret_key import read_or_make_secret;"
         "sys.stdin.read(1); print(read_or_make_secret(Path(sys.argv[1])))"
     )
     starts = [

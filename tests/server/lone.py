@@ -15,7 +15,7 @@ from typing import Any
 
 import django
 
-from visionagents_runner.connections import refused
+from visionagents_runner.server.connections import refused
 
 MEGABYTE = b"m" * 2**20
 
@@ -65,8 +65,8 @@ def main(server: str, descriptors: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
     django.setup()
     from tests.agents import runner
-    from visionagents_runner.application import AgentsApplication
-    from visionagents_runner.server import listen, uvicorn_server
+    from visionagents_runner.asgi.application import AgentsApplication
+    from visionagents_runner.server.main import listen, uvicorn_server
 
     application = AgentsApplication(runner, site)
     application.managed = True
@@ -82,7 +82,7 @@ def main(server: str, descriptors: int) -> None:
         embedded.config.http = server  # type: ignore[assignment]
         asyncio.run(embedded.serve(sockets=[listener]))
         return
-    from visionagents_runner.daphne_server import OrderedDaphne
+    from visionagents_runner.server.daphne import OrderedDaphne
 
     def ready() -> None:
         from twisted.internet import reactor

@@ -12,9 +12,9 @@ from multiprocessing import Pipe
 import pytest
 
 from tests.agents import runner
-from visionagents_runner.application import sweep
-from visionagents_runner.life import Life
-from visionagents_runner.supervised import Supervised
+from visionagents_runner.asgi.application import sweep
+from visionagents_runner.server.lifecycle import Life
+from visionagents_runner.server.subprocess import Supervised
 from visionagents_runner.utils import garbage
 
 

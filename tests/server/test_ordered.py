@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 
-from visionagents_runner.ordered import OrderedServer
-from visionagents_runner.server import listen, uvicorn_server
+from visionagents_runner.server.main import listen, uvicorn_server
+from visionagents_runner.server.uvicorn import OrderedServer
 
 
 @dataclass

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from uvicorn.supervisors.multiprocess import SIGNALS as HANDLED
 
-from visionagents_runner import supervisor
-from visionagents_runner.supervised import Order
-from visionagents_runner.supervisor import Supervisor
+from visionagents_runner.server import supervisor
+from visionagents_runner.server.subprocess import Order
+from visionagents_runner.server.supervisor import Supervisor
 
 
 class Clock:

@@ -22,8 +22,8 @@ from tests.server.test_signals import Server, assert_all_ended, running, wait_fo
 from tests.standalone.test_script import clean_environment, sessions
 from visionagents_runner.exceptions import RunnerConfigurationError
 from visionagents_runner.models import AgentSession, Worker, WorkerState
-from visionagents_runner.process import is_known_dead
-from visionagents_runner.server import choose_server
+from visionagents_runner.server.main import choose_server
+from visionagents_runner.utils.process import is_known_dead
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -14,9 +14,10 @@ from django.db import OperationalError
 
 from tests.agents import StubAgent, create_agent, join_call
 from tests.conftest import agent_of, row_of, until
-from visionagents_runner import StartFailed, StartTimeout, store
+from visionagents_runner import StartFailed, StartTimeout
 from visionagents_runner.models import AgentSession, EndReason, SessionEvent
-from visionagents_runner.session import LiveSession
+from visionagents_runner.sessions.session import LiveSession
+from visionagents_runner.store import database
 
 
 async def assert_ended(session: LiveSession, status: str, reason: str, *, error: str = "") -> AgentSession:
@@ -30,7 +31,7 @@ async def assert_ended(session: LiveSession, status: str, reason: str, *, error:
     assert session.finished
     assert session.task is None or session.task.done()
     assert session.id not in session._launcher.sessions
-    ends = await store.read(lambda: SessionEvent.objects.filter(session=row, kind="ended").count())
+    ends = await database.read(lambda: SessionEvent.objects.filter(session=row, kind="ended").count())
     assert ends == 1
     return row
 
@@ -43,7 +44,7 @@ async def joined(session: LiveSession) -> None:
 
 
 async def only_row() -> AgentSession:
-    return await store.read(AgentSession.objects.get)
+    return await database.read(AgentSession.objects.get)
 
 
 async def test_a_join_call_that_returns_closes_the_session_as_finished(launch: Any) -> None:
@@ -61,7 +62,7 @@ async def test_the_history_has_a_line_for_each_step_in_order(launch: Any) -> Non
     session = await launcher.start_session("call")
     await joined(session)
     await launcher.close_session(session.id, wait=True)
-    lines = await store.read(lambda: list(SessionEvent.objects.values_list("seq", "kind")))
+    lines = await database.read(lambda: list(SessionEvent.objects.values_list("seq", "kind")))
     assert lines == [(1, "requested"), (2, "started"), (3, "joined"), (4, "close_requested"), (5, "ended")]
 
 
@@ -295,7 +296,7 @@ async def test_nobody_yet_is_not_idle_but_has_a_limit_of_its_own(launch: Any) ->
     agent_of(session).joined_at -= 1
     session.check_limits()
     row = await assert_ended(session, "closed", "idle")
-    asked = await store.read(lambda: SessionEvent.objects.get(session=row, kind="close_requested"))
+    asked = await database.read(lambda: SessionEvent.objects.get(session=row, kind="close_requested"))
     assert asked.data["by"] == "no_participant_timeout"
 
 
@@ -379,7 +380,7 @@ def test_a_loop_that_ends_without_a_drain_still_writes_the_end() -> None:
 
 
 def _forget_worker() -> None:
-    from visionagents_runner import worker
+    from visionagents_runner.worker import worker
 
     worker._current = None
 
@@ -390,9 +391,9 @@ async def test_an_end_is_final(launch: Any) -> None:
     await launcher.close_session(session.id, wait=True)
     row = await row_of(session)
     ended_at = row.ended_at
-    assert not await store.write(row.finish, EndReason.ERROR, error="too late")
-    assert not await store.write(row.mark_active, agent_id="x")
-    assert not await store.request_close(row.pk)
+    assert not await database.write(row.finish, EndReason.ERROR, error="too late")
+    assert not await database.write(row.mark_active, agent_id="x")
+    assert not await database.request_close(row.pk)
     row = await assert_ended(session, "closed", "requested")
     assert row.ended_at == ended_at
 
@@ -501,12 +502,12 @@ async def test_a_session_that_was_unreachable_while_it_started_is_active_when_it
     launcher = await launch(create)
     starting = asyncio.ensure_future(launcher.start_session("call"))
     await building.wait()
-    await store.write(AgentSession.objects.mark_unreachable)
+    await database.write(AgentSession.objects.mark_unreachable)
     go_on.set()
     session = await starting
     row = await row_of(session)
     assert (row.status, row.started_at is not None) == ("unreachable", True)
-    await store.write(AgentSession.objects.mark_reachable)
+    await database.write(AgentSession.objects.mark_reachable)
     assert (await row_of(session)).status == "active"
 
 
@@ -524,7 +525,7 @@ async def test_an_agent_that_cannot_tell_its_times_still_has_its_limits(launch: 
 def test_a_loop_can_end_while_the_database_is_away(monkeypatch: Any) -> None:
     from visionagents_runner import AgentLauncher
 
-    monkeypatch.setattr("visionagents_runner.session._LAST_WRITE_SECONDS", 0.0)
+    monkeypatch.setattr("visionagents_runner.sessions.session._LAST_WRITE_SECONDS", 0.0)
 
     def away(*args: Any, **kwargs: Any) -> bool:
         raise OperationalError("the database system is shutting down")

@@ -11,7 +11,7 @@ from vision_agents.core.edge.events import CallEndedEvent
 
 from tests.conftest import row_of, until
 from visionagents_runner.models import AgentSession
-from visionagents_runner.session import LiveSession
+from visionagents_runner.sessions.session import LiveSession
 from visionagents_runner.testing import StubEdge, join_call, stub_agent
 
 

@@ -6,9 +6,9 @@ import os
 from typing import Any
 
 from visionagents_runner import AgentLauncher, Runner
-from visionagents_runner.signalling import wire
+from visionagents_runner.websockets import protocol
 
-wire.SILENCE_SECONDS = float(os.environ.get("TEST_SILENCE_SECONDS", wire.SILENCE_SECONDS))
+protocol.SILENCE_SECONDS = float(os.environ.get("TEST_SILENCE_SECONDS", protocol.SILENCE_SECONDS))
 
 
 async def create_agent() -> Any:

@@ -13,11 +13,11 @@ from tests.api.fixtures import allow_local
 from tests.conftest import until
 from tests.signalling.client import PATH, Socket
 from visionagents_runner import AgentLauncher, Runner, ServeOptions
-from visionagents_runner.application import AgentsApplication
+from visionagents_runner.asgi.application import AgentsApplication
 from visionagents_runner.edge import find_room, open_rooms
-from visionagents_runner.session import LiveSession
+from visionagents_runner.sessions.session import LiveSession
 from visionagents_runner.testing import join_call, stub_agent
-from visionagents_runner.worker import current_worker, ensure_worker
+from visionagents_runner.worker.worker import current_worker, ensure_worker
 
 __all__ = ["allow_local"]
 

@@ -78,7 +78,7 @@ async with AgentLauncher(create_agent, join_call) as launcher:
                 find_room("default", call_id).end()
                 say("ended")
             case ["relayed"]:
-                from visionagents_runner.worker import current_worker
+                from visionagents_runner.worker.worker import current_worker
                 say(current_worker().relays.lanes)
             case ["drain"]:
                 say("draining")

@@ -18,11 +18,11 @@ from tests.permissions.test_users import sign_in
 from tests.signalling.client import Socket
 from tests.signalling.conftest import Serve, Server
 from visionagents_runner import ServeOptions
+from visionagents_runner.auth.tokens import VoidToken, make_join_token, read_join_token
 from visionagents_runner.edge import find_room
 from visionagents_runner.exceptions import InvalidInput
 from visionagents_runner.models import AgentSession, Worker
-from visionagents_runner.signalling.client import _warn_of_no_way
-from visionagents_runner.tokens import VoidToken, make_join_token, read_join_token
+from visionagents_runner.websockets.calls.client import _warn_of_no_way
 
 SITE = "https://agents.example"
 EVIL = "https://evil.example"
@@ -316,7 +316,7 @@ async def test_a_token_that_expired_or_was_changed_is_void(serve: Serve, monkeyp
     for bad in (token[:-1], "A" + token, forged, of_another_purpose, of_another_shape, "x", "a:b:c"):
         assert await refusal(server, **remote(), hello={"token": bad}) == ("void_token", 4410)
     now = time.time()
-    monkeypatch.setattr("visionagents_runner.tokens.time.time", lambda: now + 61)
+    monkeypatch.setattr("visionagents_runner.auth.tokens.time.time", lambda: now + 61)
     assert await refusal(server, **remote(), hello={"token": token}) == ("void_token", 4410)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.checks.test_checks import ids_with, runner_settings
-from visionagents_runner.checks import check_settings
-from visionagents_runner.signalling.checks import check_call_page, check_ice_servers, check_join_tokens
+from visionagents_runner.checks.calls import check_call_page, check_ice_servers, check_join_tokens
+from visionagents_runner.checks.settings import check_settings
 
 TURN = {"urls": ["turn:turn.example", "turns:turn.example"], "username": "u", "credential": "secret"}
 

@@ -6,7 +6,7 @@ from tests.conftest import until
 from tests.signalling.conftest import Server
 from visionagents_runner.edge import find_room
 from visionagents_runner.models import EndReason
-from visionagents_runner.signalling.sessions import end_words
+from visionagents_runner.websockets.calls.sessions import end_words
 
 
 async def test_somebody_joins_types_and_reads_the_answer(server: Server) -> None:

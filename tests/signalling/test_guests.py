@@ -11,11 +11,11 @@ from tests.conftest import until
 from tests.signalling.client import Socket
 from tests.signalling.conftest import Serve
 from tests.signalling.test_access import join
+from visionagents_runner.auth.tokens import make_join_token
 from visionagents_runner.demo.llm import Question, ScriptedLLM
 from visionagents_runner.edge import Happening, Presence, Words, find_room
-from visionagents_runner.signalling.events import alias_of, to_message
 from visionagents_runner.testing import stub_agent
-from visionagents_runner.tokens import make_join_token
+from visionagents_runner.websockets.calls.events import alias_of, to_message
 
 ARGUMENT, RESULT = "account-4711", "balance-12345"
 HIDDEN = (ARGUMENT, RESULT, "look_up", "tool")

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import until
-from visionagents_runner.signalling import relay, wire
-from visionagents_runner.signalling.relay import Lane, Peer
+from visionagents_runner.websockets import protocol
+from visionagents_runner.websockets.calls import relay_link
+from visionagents_runner.websockets.calls.relay_link import Lane, Peer
 
 Message = dict[str, Any]
 
@@ -81,7 +82,7 @@ class Pair:
 
 @pytest.fixture
 async def pair(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(relay, "AUDIO_SECONDS", 0.0)
+    monkeypatch.setattr(relay_link, "AUDIO_SECONDS", 0.0)
     pair = Pair()
     yield pair
     pair.one.dispose()
@@ -91,12 +92,12 @@ async def pair(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def frames() -> Iterator[bytes]:
     """Frames of audio, no two alike."""
-    return (number.to_bytes(2) * (wire.FRAME_BYTES // 2) for number in itertools.count(1))
+    return (number.to_bytes(2) * (protocol.FRAME_BYTES // 2) for number in itertools.count(1))
 
 
 async def test_audio_goes_on_after_a_whole_window_of_it_was_lost(pair: Pair, frames: Iterator[bytes]) -> None:
     pair.there.times = lambda message: 0
-    while len(pair.there.lost) < relay.WINDOW:
+    while len(pair.there.lost) < relay_link.WINDOW:
         pair.lane.send_frame(next(frames))
         await asyncio.sleep(0)
     pair.there.times = lambda message: 1
@@ -111,7 +112,7 @@ async def test_a_new_lane_is_heard_after_a_window_of_an_earlier_one_was_lost(
     pair: Pair, frames: Iterator[bytes]
 ) -> None:
     pair.there.times = lambda message: 0
-    while len(pair.there.lost) < relay.WINDOW:
+    while len(pair.there.lost) < relay_link.WINDOW:
         pair.lane.send_frame(next(frames))
         await asyncio.sleep(0)
     pair.there.times = lambda message: 1
@@ -125,7 +126,7 @@ async def test_a_new_lane_is_heard_after_a_window_of_an_earlier_one_was_lost(
 async def test_what_the_layer_delivers_twice_counts_once(pair: Pair, frames: Iterator[bytes]) -> None:
     pair.there.times = pair.back.times = lambda message: 2
     sent, said = [], []
-    for number in range(3 * relay.WINDOW):
+    for number in range(3 * relay_link.WINDOW):
         sent.append(next(frames))
         said.append(f"text {number}")
         pair.lane.send_frame(sent[-1])

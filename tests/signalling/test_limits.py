@@ -12,9 +12,10 @@ from tests.conftest import until
 from tests.signalling.client import Socket
 from tests.signalling.conftest import Server
 from visionagents_runner.edge import find_room
-from visionagents_runner.signalling import member, wire
-from visionagents_runner.signalling.socket import CallSocket
-from visionagents_runner.signalling.wire import Code, Fatal
+from visionagents_runner.websockets import protocol
+from visionagents_runner.websockets.calls import member
+from visionagents_runner.websockets.protocol import Code, Fatal
+from visionagents_runner.websockets.socket import CallSocket
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +115,7 @@ async def test_a_reference_is_a_short_text_or_a_number(server: Server, reference
 
 
 async def test_what_is_too_large_ends_the_connection(server: Server) -> None:
-    for text in ("x" * (wire.MESSAGE_BYTES + 1), "\N{EURO SIGN}" * (wire.MESSAGE_BYTES // 2)):
+    for text in ("x" * (protocol.MESSAGE_BYTES + 1), "\N{EURO SIGN}" * (protocol.MESSAGE_BYTES // 2)):
         async with server.socket() as socket:
             socket.send_text(text)
             assert await socket.end() == ("too_large", 4413)
@@ -137,7 +138,7 @@ async def test_a_frame_has_one_size(server: Server, size: int, answer: tuple[str
 async def test_a_flood_of_messages_ends_the_connection(server: Server) -> None:
     async with server.socket() as socket:
         await socket.hello()
-        for _ in range(wire.MESSAGE_BURST + 1):
+        for _ in range(protocol.MESSAGE_BURST + 1):
             socket.send("mute", muted=True)
         assert await socket.end() == ("too_fast", 4429)
     assert find_room("default", "my-call") is None
@@ -146,12 +147,12 @@ async def test_a_flood_of_messages_ends_the_connection(server: Server) -> None:
 async def test_a_flood_of_frames_is_dropped_and_a_worse_one_ends_the_connection(server: Server) -> None:
     async with server.socket() as socket:
         await socket.hello()
-        for _ in range(wire.FRAME_BURST * 2):
+        for _ in range(protocol.FRAME_BURST * 2):
             socket.send_bytes(bytes(1920))
         socket.send("dance")
         await socket.hear("error")
         assert socket.closed is None
-        for _ in range(wire.FLOOD_BURST):
+        for _ in range(protocol.FLOOD_BURST):
             socket.send_bytes(bytes(1920))
         assert await socket.end() == ("too_fast", 4429)
 
@@ -194,13 +195,13 @@ async def test_what_no_agent_takes_is_said(server: Server, monkeypatch: pytest.M
 
 
 async def test_who_says_no_hello_is_closed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "HELLO_SECONDS", 0.05)
+    monkeypatch.setattr(protocol, "HELLO_SECONDS", 0.05)
     async with server.socket() as socket:
         assert await socket.end() == ("silent", 4408)
 
 
 async def test_who_acknowledges_nothing_is_closed_and_leaves(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(protocol, "SILENCE_SECONDS", 0.1)
     async with server.socket() as socket:
         await socket.hello()
         assert await socket.end() == ("silent", 4408)
@@ -209,9 +210,9 @@ async def test_who_acknowledges_nothing_is_closed_and_leaves(server: Server, mon
 
 
 async def test_who_answers_no_ping_is_closed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "PING_SECONDS", 0.02)
-    monkeypatch.setattr(wire, "SILENCE_SECONDS", 0.2)
-    monkeypatch.setattr(wire, "MESSAGE_BURST", 10**6)
+    monkeypatch.setattr(protocol, "PING_SECONDS", 0.02)
+    monkeypatch.setattr(protocol, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(protocol, "MESSAGE_BURST", 10**6)
     async with server.socket() as socket:
         await socket.hello()
 
@@ -226,7 +227,7 @@ async def test_who_answers_no_ping_is_closed(server: Server, monkeypatch: pytest
 
 
 async def test_a_pong_tells_how_far_away_the_client_is(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "PING_SECONDS", 0.02)
+    monkeypatch.setattr(protocol, "PING_SECONDS", 0.02)
     async with server.socket() as socket:
         await socket.hello()
         ping = await socket.hear("ping")
@@ -285,26 +286,28 @@ async def settle() -> None:
 
 async def test_a_client_that_is_behind_gets_the_newest_words_only() -> None:
     bare = Bare()
-    for number in range(wire.UNACKED_MESSAGES + 10):
+    for number in range(protocol.UNACKED_MESSAGES + 10):
         bare.socket.post({"type": "custom", "n": number})
     await settle()
-    assert len(bare.sent) == wire.UNACKED_MESSAGES
+    assert len(bare.sent) == protocol.UNACKED_MESSAGES
     for number in range(1000):
         bare.socket.post({"type": "words", "text": "x" * number}, key=("words", 1))
         bare.socket.post({"type": "words", "text": "y" * number}, key=("words", 2))
-    await bare.ack(wire.UNACKED_MESSAGES)
-    last = bare.messages()[wire.UNACKED_MESSAGES :]
-    assert [each.get("n") for each in last[:10]] == list(range(wire.UNACKED_MESSAGES, wire.UNACKED_MESSAGES + 10))
+    await bare.ack(protocol.UNACKED_MESSAGES)
+    last = bare.messages()[protocol.UNACKED_MESSAGES :]
+    assert [each.get("n") for each in last[:10]] == list(
+        range(protocol.UNACKED_MESSAGES, protocol.UNACKED_MESSAGES + 10)
+    )
     assert [each["text"] for each in last[10:]] == ["x" * 999, "y" * 999]
     await bare.leave()
 
 
 async def test_a_client_that_is_too_far_behind_begins_anew() -> None:
     bare = Bare()
-    for number in range(wire.UNACKED_MESSAGES):
+    for number in range(protocol.UNACKED_MESSAGES):
         bare.socket.post({"type": "custom", "n": number})
     await settle()
-    for number in range(wire.OUTBOX_SIZE + 1):
+    for number in range(protocol.OUTBOX_SIZE + 1):
         bare.socket.post({"type": "custom", "n": number})
     with pytest.raises(Fatal) as failure:
         await bare.serving
@@ -312,12 +315,12 @@ async def test_a_client_that_is_too_far_behind_begins_anew() -> None:
     await bare.socket.close(failure.value)
     assert bare.messages()[-1]["code"] == "silent"
     assert bare.sent[-1] == {"type": "websocket.close", "code": 4408}
-    assert len(bare.sent) == wire.UNACKED_MESSAGES + 2
+    assert len(bare.sent) == protocol.UNACKED_MESSAGES + 2
 
 
 async def test_audio_waits_for_room_and_does_not_hold_up_messages() -> None:
     bare = Bare()
-    frame = bytes(wire.FRAME_BYTES)
+    frame = bytes(protocol.FRAME_BYTES)
 
     async def speak() -> None:
         while True:
@@ -325,12 +328,12 @@ async def test_audio_waits_for_room_and_does_not_hold_up_messages() -> None:
 
     speaking = asyncio.create_task(speak())
     await settle()
-    assert len(bare.sent) == wire.UNACKED_FRAMES
+    assert len(bare.sent) == protocol.UNACKED_FRAMES
     bare.socket.post({"type": "words", "text": "a"})
     await settle()
     assert bare.messages() == [{"type": "words", "text": "a"}]
     await bare.ack(10)
-    assert len(bare.sent) == wire.UNACKED_FRAMES + 11
+    assert len(bare.sent) == protocol.UNACKED_FRAMES + 11
     speaking.cancel()
     await bare.leave()
 
@@ -348,8 +351,8 @@ async def test_a_server_that_cannot_send_any_more_ends_it_quietly() -> None:
 
 
 async def test_a_server_that_never_sends_does_not_keep_the_socket_from_closing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("visionagents_runner.signalling.socket._LAST_SECONDS", 0.02)
-    monkeypatch.setattr(wire, "SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr("visionagents_runner.websockets.socket._LAST_SECONDS", 0.02)
+    monkeypatch.setattr(protocol, "SILENCE_SECONDS", 0.05)
     bare = Bare()
 
     async def stuck(event: dict[str, Any]) -> None:

@@ -14,15 +14,16 @@ from tests.signalling import relayed
 from tests.signalling.client import Socket
 from tests.signalling.conftest import Server
 from tests.signalling.relayed import Far
-from visionagents_runner import store
+from visionagents_runner.auth.tokens import make_join_token
 from visionagents_runner.edge import find_room
 from visionagents_runner.models import AgentSession, Worker
-from visionagents_runner.signalling import client, following, wire
-from visionagents_runner.signalling.far import MOVED, FarMember
-from visionagents_runner.signalling.relaydesk import RelayDesk
-from visionagents_runner.signalling.whereabouts import home_of
-from visionagents_runner.tokens import make_join_token
-from visionagents_runner.worker import current_worker
+from visionagents_runner.store import database
+from visionagents_runner.websockets import protocol
+from visionagents_runner.websockets.calls import client, relocation
+from visionagents_runner.websockets.calls.location import home_of
+from visionagents_runner.websockets.calls.relay import RelayDesk
+from visionagents_runner.websockets.calls.remote_client import MOVED, FarMember
+from visionagents_runner.worker.worker import current_worker
 
 far, redis_layer, server = relayed.far, relayed.redis_layer, relayed.server
 
@@ -41,7 +42,7 @@ def relayed_here() -> int:
 
 
 async def token_for(session_id: str, **options: Any) -> str:
-    row = await store.get_session(session_id)
+    row = await database.get_session(session_id)
     assert row is not None
     return make_join_token(row, **options)
 
@@ -117,7 +118,7 @@ async def test_audio_arrives_whole_and_in_order_both_ways(server: Server, far: F
 async def test_a_client_that_takes_no_audio_has_none_pile_up_and_hears_the_newest_later(
     server: Server, far: Far, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "UNACKED_FRAMES", 10)
+    monkeypatch.setattr(protocol, "UNACKED_FRAMES", 10)
     await far.start()
     async with server.socket() as socket:
         await socket.hello(name="Caller")
@@ -268,7 +269,7 @@ async def test_it_is_noticed_by_the_poll_too_and_there_and_back(
     server: Server, far: Far, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "POLL_INTERVAL": 0.2}
-    monkeypatch.setattr(following, "get_link", lambda: None)
+    monkeypatch.setattr(relocation, "get_link", lambda: None)
     async with server.socket() as socket:
         await socket.hello(name="Caller", moves=True)
         await far.start()
@@ -389,7 +390,7 @@ async def test_nobody_looks_for_agents_elsewhere_while_there_is_one_here(server:
     await server.start()
     async with server.socket() as socket:
         await socket.hello(moves=True)
-        follower = following.get_follower()
+        follower = relocation.get_follower()
         assert follower._leave_group is None
         await far.start()
         socket.send("say", id=1, text="hello")

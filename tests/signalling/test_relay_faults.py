@@ -22,9 +22,10 @@ from tests.signalling import relayed
 from tests.signalling.conftest import Serve, Server, allow_local
 from tests.signalling.relayed import URL, Far, far_process
 from visionagents_runner.edge import find_room
-from visionagents_runner.feeds.link import deliver, get_layer, get_link, worker_group
-from visionagents_runner.signalling import relay, relaydesk, wire
-from visionagents_runner.worker import current_worker
+from visionagents_runner.messaging.layer import deliver, get_layer, get_link, worker_group
+from visionagents_runner.websockets import protocol
+from visionagents_runner.websockets.calls import relay, relay_link
+from visionagents_runner.worker.worker import current_worker
 
 __all__ = ["allow_local"]
 
@@ -34,8 +35,8 @@ far, redis_layer, server = relayed.far, relayed.redis_layer, relayed.server
 @pytest.fixture(autouse=True)
 def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """This worker gives others up sooner."""
-    monkeypatch.setattr(relaydesk, "BEAT_SECONDS", 0.5)
-    monkeypatch.setattr(relaydesk, "SILENCE_SECONDS", 3.5)
+    monkeypatch.setattr(relay, "BEAT_SECONDS", 0.5)
+    monkeypatch.setattr(relay, "SILENCE_SECONDS", 3.5)
 
 
 async def test_who_talks_to_a_worker_that_is_killed_is_told_so(server: Server, far: Far) -> None:
@@ -200,18 +201,18 @@ class Nowhere:
 async def test_a_worker_that_takes_nothing_has_nothing_pile_up_for_it(server: Server) -> None:
     link = get_link()
     assert link is not None
-    peer = relay.Peer(link, uuid.uuid4(), uuid.uuid4())
+    peer = relay_link.Peer(link, uuid.uuid4(), uuid.uuid4())
     lane = peer.open("key", Nowhere(), confirmed=True)
     posted = 0
     while lane.post(json.dumps("x" * 1000)):
         posted += 1
         await asyncio.sleep(0)
-    assert posted < (relay.WINDOW + 1) * wire.OUTBOX_SIZE
-    assert len(lane._texts) == wire.OUTBOX_SIZE
+    assert posted < (relay_link.WINDOW + 1) * protocol.OUTBOX_SIZE
+    assert len(lane._texts) == protocol.OUTBOX_SIZE
     for _ in range(1000):
         lane.send_frame(bytes(1920))
-    assert lane.dropped >= 1000 - 2 * relay.FRAMES_WAITING
-    assert len(lane._frames) <= relay.FRAMES_WAITING
+    assert lane.dropped >= 1000 - 2 * relay_link.FRAMES_WAITING
+    assert len(lane._frames) <= relay_link.FRAMES_WAITING
     lane.close()
     peer.dispose()
     assert worker_group(peer.id) not in link._entered

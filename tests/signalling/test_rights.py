@@ -20,10 +20,11 @@ from tests.keys.fixtures import afresh, make_key
 from tests.signalling.client import PATH
 from tests.signalling.conftest import Serve
 from tests.signalling.test_access import as_user, refusal, remote
-from visionagents_runner import ServeOptions, keys, store
+from visionagents_runner import ServeOptions
+from visionagents_runner.auth import keys, recheck
+from visionagents_runner.auth.tokens import make_join_token
 from visionagents_runner.models import AgentKey, AgentSession
-from visionagents_runner.signalling import recheck
-from visionagents_runner.tokens import make_join_token
+from visionagents_runner.store import database
 
 __all__ = ["afresh"]
 
@@ -290,7 +291,7 @@ async def test_who_joined_by_an_invitation_that_expires_stays_and_so_do_all_othe
 
 
 def _is_void(token: str) -> bool:
-    from visionagents_runner.tokens import VoidToken, read_join_token
+    from visionagents_runner.auth.tokens import VoidToken, read_join_token
 
     try:
         read_join_token(token)
@@ -306,7 +307,7 @@ async def test_everybody_stays_while_the_database_does_not_answer(
     how, user = await as_user(server, "start_agentsession")
     async with server.socket(**how) as socket:
         await socket.hello()
-        real = store.read
+        real = database.read
         asked = 0
         away = True
 
@@ -317,7 +318,7 @@ async def test_everybody_stays_while_the_database_does_not_answer(
             asked += 1
             raise OperationalError("the server closed the connection")
 
-        monkeypatch.setattr(store, "read", read)
+        monkeypatch.setattr(database, "read", read)
         await until(lambda: asked > 3)
         assert socket.closed is None
         await sync_to_async(switch_off)(user)
@@ -332,7 +333,7 @@ async def test_a_round_looks_up_once_what_people_have_in_common(serve: Serve, mo
     how, user = await as_user(server, "start_agentsession", "view_transcript")
     await AgentSession.objects.filter(pk=session.id).aupdate(started_by=user)
     looks: list[str] = []
-    real = store.read
+    real = database.read
 
     async def read(fn: Any, *args: Any, **kwargs: Any) -> Any:
         looks.append(getattr(fn, "__name__", str(fn)))
@@ -342,7 +343,7 @@ async def test_a_round_looks_up_once_what_people_have_in_common(serve: Serve, mo
     for socket in sockets:
         await socket.__aenter__()
         await socket.hello()
-    monkeypatch.setattr(store, "read", read)
+    monkeypatch.setattr(database, "read", read)
     monkeypatch.setattr(recheck, "RECHECK_SECONDS", 0.01)
     checks = recheck.get_rechecks()
     assert len(checks._kept) == 4

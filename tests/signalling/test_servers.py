@@ -17,8 +17,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.server.test_signals import EMBEDDED, FOREIGN, Command, Server, running
-from visionagents_runner.signalling import wire
-from visionagents_runner.tokens import make_join_token
+from visionagents_runner.auth.tokens import make_join_token
+from visionagents_runner.websockets import protocol
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -83,7 +83,7 @@ def test_every_server_carries_a_call(command: Command) -> None:
             client.send("pcm", on=True)
             client.hear("pcm", on=True)
             for _ in range(10):
-                client.connection.send(bytes(wire.FRAME_BYTES))
+                client.connection.send(bytes(protocol.FRAME_BYTES))
             server.call("DELETE", f"/sessions/{session.pk}")
             assert client.hear("session")["end_reason"] == "requested"
         with joined(server, origin="http://evil.example") as client:

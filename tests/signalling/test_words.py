@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from visionagents_runner.models import EndReason
-from visionagents_runner.signalling.sessions import end_words
+from visionagents_runner.websockets.calls.sessions import end_words
 
 
 @pytest.mark.parametrize("reason", list(EndReason))

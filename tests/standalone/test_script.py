@@ -180,7 +180,7 @@ def test_json_of_the_state_is_what_the_contract_says(folder: Path) -> None:
         "from agent import *\n"
         "from starlette.testclient import TestClient\n"
         "runner = Runner(AgentLauncher(create_agent, join_call))\n"
-        "from visionagents_runner.standalone import configure_if_needed\n"
+        "from visionagents_runner.cli.standalone import configure_if_needed\n"
         "configure_if_needed(runner, migrate=True)\n"
         "from visionagents_runner.auth.local_token import local_token\n"
         "headers = {'Authorization': f'Bearer {local_token()}'}\n"

@@ -10,25 +10,25 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connection, connections
 
-from visionagents_runner import store
 from visionagents_runner.models import AgentSession, Slot, Worker
+from visionagents_runner.store import database
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 async def test_writes_happen_in_the_order_in_which_they_were_asked_for() -> None:
     done: list[int] = []
-    await asyncio.gather(*(store.write(done.append, number) for number in range(50)))
+    await asyncio.gather(*(database.write(done.append, number) for number in range(50)))
     assert done == list(range(50))
 
 
 async def test_a_slow_write_does_not_hold_up_a_heartbeat_or_a_read() -> None:
     worker = Worker(hostname="here", pid=1)
-    await store.register(worker)
+    await database.register(worker)
     release = threading.Event()
-    slow = asyncio.ensure_future(store.write(release.wait, 20))
-    assert await store.beat(worker, within=10)
-    assert await store.read(Worker.objects.count) == 1
+    slow = asyncio.ensure_future(database.write(release.wait, 20))
+    assert await database.beat(worker, within=10)
+    assert await database.read(Worker.objects.count) == 1
     assert not slow.done()
     release.set()
     await slow
@@ -36,9 +36,9 @@ async def test_a_slow_write_does_not_hold_up_a_heartbeat_or_a_read() -> None:
 
 async def test_a_heartbeat_that_the_database_does_not_answer_gives_up(monkeypatch: Any) -> None:
     release = threading.Event()
-    monkeypatch.setattr(store, "_beat", lambda *args: release.wait(20))
+    monkeypatch.setattr(database, "_beat", lambda *args: release.wait(20))
     with pytest.raises(TimeoutError):
-        await store.beat(Worker(), within=0.01)
+        await database.beat(Worker(), within=0.01)
     release.set()
 
 
@@ -50,9 +50,9 @@ async def test_after_a_lost_connection_the_next_write_has_a_new_one() -> None:
         else:
             connections["default"].connection.close()
 
-    await store.write(cut)
-    await store.persist(Worker.objects.create, hostname="here", pid=1)
-    assert await store.read(Worker.objects.count) == 1
+    await database.write(cut)
+    await database.persist(Worker.objects.create, hostname="here", pid=1)
+    assert await database.read(Worker.objects.count) == 1
 
 
 async def test_persist_tries_until_the_database_answers() -> None:
@@ -63,7 +63,7 @@ async def test_persist_tries_until_the_database_answers() -> None:
             raise failures.pop()
         return "written"
 
-    assert await store.persist(flaky) == "written"
+    assert await database.persist(flaky) == "written"
 
 
 async def test_a_deadlock_is_tried_again_and_another_error_is_not() -> None:
@@ -75,7 +75,7 @@ async def test_a_deadlock_is_tried_again_and_another_error_is_not() -> None:
             raise OperationalError("deadlock detected")
         return "admitted"
 
-    assert store._try_again_after_deadlock(deadlocked) == "admitted"
+    assert database._try_again_after_deadlock(deadlocked) == "admitted"
 
     def broken() -> None:
         tries.append(1)
@@ -83,17 +83,17 @@ async def test_a_deadlock_is_tried_again_and_another_error_is_not() -> None:
 
     tries.clear()
     with pytest.raises(OperationalError, match="no such column"):
-        store._try_again_after_deadlock(broken)
+        database._try_again_after_deadlock(broken)
     assert len(tries) == 1
 
 
 @pytest.mark.parametrize("key", ["", "x", "1" * 300, "\x00", "é"])
 async def test_an_id_that_is_no_uuid_is_no_session(key: str) -> None:
-    assert await store.get_session(key) is None
+    assert await database.get_session(key) is None
 
 
 async def test_many_sessions_are_asked_about_in_batches() -> None:
-    assert await store.ended_among([uuid.uuid4() for _ in range(1200)]) == []
+    assert await database.ended_among([uuid.uuid4() for _ in range(1200)]) == []
 
 
 def test_two_first_takers_of_a_slot_make_one_row() -> None:
@@ -102,7 +102,7 @@ def test_two_first_takers_of_a_slot_make_one_row() -> None:
     def take() -> None:
         try:
             for number in range(20):
-                store._try_again_after_deadlock(lambda number=number: Slot.objects.take([("call", str(number))]))
+                database._try_again_after_deadlock(lambda number=number: Slot.objects.take([("call", str(number))]))
         except BaseException as error:
             errors.append(error)
         finally:
@@ -130,9 +130,9 @@ def test_a_row_that_would_be_ended_and_live_is_refused_by_the_database() -> None
 
 async def test_ending_does_not_wait_for_ever_for_a_thread_that_the_database_holds() -> None:
     release = threading.Event()
-    held = asyncio.ensure_future(store.write(release.wait, 20))
+    held = asyncio.ensure_future(database.write(release.wait, 20))
     await asyncio.sleep(0)
-    assert await asyncio.to_thread(store.close, 0.01) is False
+    assert await asyncio.to_thread(database.close, 0.01) is False
     release.set()
     await held
-    assert await asyncio.to_thread(store.close) is True
+    assert await asyncio.to_thread(database.close) is True

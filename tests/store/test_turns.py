@@ -6,11 +6,10 @@ import pytest
 
 from tests.processes import run_side_by_side
 from tests.worker.test_reaping import session_on, silent_worker
-from visionagents_runner import store
 from visionagents_runner.models import AgentSession, Turn, Worker
 from visionagents_runner.models.worker import in_seconds, seconds_ago
-from visionagents_runner.process import identify
-from visionagents_runner.prometheus import cluster
+from visionagents_runner.store import census, database
+from visionagents_runner.utils.process import identify
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -48,9 +47,9 @@ def test_workers_judge_each_other_one_at_a_time_and_none_waits_for_one_that_died
     me, gone = silent_worker(0, boot_id="here"), silent_worker(91)
     session = session_on(gone)
     assert Turn.objects.take("judge", 2.5)  # by a worker that dies before it does anything
-    assert store._reap(me, identify(), lambda: True, 2.5).lost == []
+    assert database._reap(me, identify(), lambda: True, 2.5).lost == []
     let_pass()
-    assert store._reap(me, identify(), lambda: True, 2.5).lost == [session.pk]
+    assert database._reap(me, identify(), lambda: True, 2.5).lost == [session.pk]
 
 
 def test_each_worker_looks_itself_whether_processes_of_its_machine_live() -> None:
@@ -60,22 +59,22 @@ def test_each_worker_looks_itself_whether_processes_of_its_machine_live() -> Non
     session = session_on(killed)
     Turn.objects.create(name="judge", due_at=in_seconds(60))
     Turn.objects.create(name="sweep", due_at=in_seconds(60))
-    assert store._reap(me, identity, lambda: True, 2.5).lost == [session.pk]
+    assert database._reap(me, identity, lambda: True, 2.5).lost == [session.pk]
 
 
 def test_what_one_worker_counted_the_others_take_from_it() -> None:
     session_on(Worker.objects.create(hostname="host", pid=1))
-    first = cluster.read_census()
+    first = census.read_census()
     assert first.live == {("default", "starting"): 1}
     AgentSession.objects.all().delete()
-    assert cluster.read_census() == first
+    assert census.read_census() == first
     let_pass()
-    assert cluster.read_census().live == {}
+    assert census.read_census().live == {}
 
 
 def test_who_finds_an_old_count_that_nobody_renews_counts_itself() -> None:
     session_on(Worker.objects.create(hostname="host", pid=1))
-    cluster.read_census()
+    census.read_census()
     AgentSession.objects.all().delete()
     Turn.objects.update(due_at=in_seconds(60), valid_until=seconds_ago(1))
-    assert cluster.read_census().live == {}
+    assert census.read_census().live == {}

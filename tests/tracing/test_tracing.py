@@ -13,9 +13,10 @@ from opentelemetry.trace import StatusCode
 
 from tests.agents import StubAgent, create_agent, join_call
 from tests.conftest import agent_of, until
-from visionagents_runner import StartFailed, tracing
+from visionagents_runner import StartFailed
 from visionagents_runner.exceptions import MaxSessionsPerCallExceeded
-from visionagents_runner.worker import current_worker
+from visionagents_runner.telemetry import tracing
+from visionagents_runner.worker.worker import current_worker
 
 exporter = InMemorySpanExporter()
 provider = TracerProvider()

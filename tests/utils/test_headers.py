@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from django.http import parse_cookie
 
-from visionagents_runner.utils.headers import find_cookie, why_refused
+from visionagents_runner.utils.request_headers import find_cookie, why_refused
 
 COOKIES = [
     "",

@@ -12,7 +12,7 @@ import pytest
 from vision_agents.core.utils.audio_filter import FirstSpeakerWinsFilter
 from vision_agents.core.warmup import Warmable
 
-from visionagents_runner.warmup import ResourceCache, warm_up
+from visionagents_runner.sessions.warmup import ResourceCache, warm_up
 
 
 class Model(Warmable[Any]):

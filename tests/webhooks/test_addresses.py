@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from visionagents_runner.webhooks.addresses import refusal
+from visionagents_runner.conf.addresses import refusal
 
 
 @pytest.mark.parametrize(

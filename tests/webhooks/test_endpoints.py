@@ -9,9 +9,9 @@ import pytest
 from django.core.checks import run_checks
 
 from tests.webhooks.receiver import SECRET
+from visionagents_runner.checks.webhooks import refuse_unsound_endpoints
+from visionagents_runner.conf.webhooks import endpoints
 from visionagents_runner.exceptions import RunnerConfigurationError
-from visionagents_runner.webhooks.checks import refuse_unsound_endpoints
-from visionagents_runner.webhooks.endpoints import endpoints
 
 URL = "https://hooks.example/agents?token=t0ken"
 

@@ -23,9 +23,10 @@ from tests.processes import ROOT, child, environment, run_side_by_side
 from tests.webhooks.conftest import ended
 from tests.webhooks.receiver import Receiver, Reply
 from tests.webhooks.test_sending import send
-from visionagents_runner import StartFailed, store
+from visionagents_runner import StartFailed
 from visionagents_runner.models import WebhookDelivery
-from visionagents_runner.worker import current_worker
+from visionagents_runner.store import database
+from visionagents_runner.worker.worker import current_worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -112,7 +113,7 @@ async def test_sessions_that_a_drain_closes_are_told_of_before_the_worker_is_gon
 async def test_a_receiver_that_hangs_does_not_keep_a_worker_from_stopping(
     one: Receiver, launch: Any, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("visionagents_runner.worker._LAST_SECONDS", 0.5)
+    monkeypatch.setattr("visionagents_runner.worker.worker._LAST_SECONDS", 0.5)
     release = threading.Event()
     one.reply = lambda number, request: Reply(wait=release)
     launcher = await launch()
@@ -123,10 +124,10 @@ async def test_a_receiver_that_hangs_does_not_keep_a_worker_from_stopping(
     await worker.stop()
     assert time.monotonic() - before < 5
     release.set()
-    assert await store.read(states) == {"pending": 1}
+    assert await database.read(states) == {"pending": 1}
     one.reply = lambda number, request: Reply()
     await send()
-    assert await store.read(states) == {"delivered": 1}
+    assert await database.read(states) == {"delivered": 1}
     assert len({request.id for request in one.requests}) == 1
 
 
@@ -155,8 +156,8 @@ async def test_what_a_process_had_no_time_to_send_before_it_was_killed_is_sent_b
     release.set()
     one.reply = lambda number, request: Reply()
     before = len(one.requests)  # whether it had begun is a matter of milliseconds
-    assert await store.read(states) == {"pending": 1}
-    await store.write(forget_claims)
+    assert await database.read(states) == {"pending": 1}
+    await database.write(forget_claims)
     await launch()
     await until(lambda: len(one.requests) == before + 1)
     assert len({request.id for request in one.requests}) == 1

@@ -17,8 +17,8 @@ from django.utils.http import http_date
 
 from tests.webhooks.conftest import delivery, ended
 from tests.webhooks.receiver import SECRET, Receiver, Reply
-from visionagents_runner import store
 from visionagents_runner.models import AgentSession, EndReason, SessionEvent, WebhookDelivery
+from visionagents_runner.store import database
 from visionagents_runner.webhooks import transport
 from visionagents_runner.webhooks.sender import Tally, WebhookSender
 
@@ -37,15 +37,15 @@ async def send() -> Tally:
 
 
 async def end(reason: EndReason = EndReason.FINISHED, **values: Any) -> AgentSession:
-    return await store.write(lambda: ended(reason, **values))
+    return await database.write(lambda: ended(reason, **values))
 
 
 async def row() -> WebhookDelivery:
-    return await store.read(delivery)
+    return await database.read(delivery)
 
 
 async def due_now() -> None:
-    await store.write(lambda: WebhookDelivery.objects.filter(state="pending").update(next_attempt_at=Now()))
+    await database.write(lambda: WebhookDelivery.objects.filter(state="pending").update(next_attempt_at=Now()))
 
 
 def resolve(monkeypatch: Any, names: dict[str, list[str]]) -> list[str]:
@@ -82,7 +82,7 @@ async def test_what_arrives_is_signed_and_says_what_the_api_says(one: Receiver, 
         )
         AgentSession.objects.filter(pk=session.pk).update(event_seq=9)
 
-    await store.write(happen)
+    await database.write(happen)
     assert await send() == Tally(delivered=1)
     [request] = one.requests
     assert request.is_signed()
@@ -99,10 +99,10 @@ async def test_what_arrives_is_signed_and_says_what_the_api_says(one: Receiver, 
 
     from django.http import HttpRequest
 
-    from visionagents_runner.api.found import detail
-    from visionagents_runner.permissions import Access
+    from visionagents_runner.api.lookup import detail
+    from visionagents_runner.auth.permissions import Access
 
-    ended_row = await store.read(lambda: AgentSession.objects.get(pk=session.pk))
+    ended_row = await database.read(lambda: AgentSession.objects.get(pk=session.pk))
     assert data == await detail(HttpRequest(), ended_row, Access())
     sent = await row()
     assert (sent.state, sent.attempts, sent.last_status, sent.last_error) == ("delivered", 1, 200, "")
@@ -121,10 +121,10 @@ async def test_a_session_that_failed_is_told_of_without_its_traceback(one: Recei
 
 async def test_of_a_session_that_was_lost_it_says_which_one_goes_on_for_it(one: Receiver) -> None:
     session = await end(EndReason.WORKER_LOST, restartable=True)
-    successor = await store.read(lambda: AgentSession.objects.get(restart_of=session))
+    successor = await database.read(lambda: AgentSession.objects.get(restart_of=session))
     await send()
     assert one.requests[0].json["data"]["restarted_as"] == str(successor.pk)
-    await store.write(successor.finish, EndReason.EXPIRED)
+    await database.write(successor.finish, EndReason.EXPIRED)
     await send()
     data = one.requests[1].json["data"]
     assert (data["restart_of"], data["restarted_as"]) == (str(session.pk), None)
@@ -218,7 +218,7 @@ async def test_a_receiver_may_say_when(one: Receiver, status: int, value: str | 
     one.reply = lambda number, request: Reply(status, {"retry-after": value})
     await end()
     await send()
-    after = await store.read(
+    after = await database.read(
         lambda: WebhookDelivery.objects.filter(
             next_attempt_at__gt=Now() + timedelta(seconds=least - 2),
             next_attempt_at__lt=Now() + timedelta(seconds=most),
@@ -381,7 +381,7 @@ async def test_what_is_under_way_at_the_end_is_finished_or_left_to_others(one: R
     await sender.close(1.0)
     assert time.monotonic() - before < 5
     release.set()
-    states = await store.read(lambda: sorted(WebhookDelivery.objects.values_list("state", "claim")))
+    states = await database.read(lambda: sorted(WebhookDelivery.objects.values_list("state", "claim")))
     assert states == [("delivered", None), ("pending", None)]
     one.reply = lambda number, request: Reply()
     assert await send() == Tally(delivered=1)
@@ -392,7 +392,7 @@ async def test_a_database_that_is_away_is_waited_for(
     one: Receiver, monkeypatch: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     answers = iter([OperationalError("gone"), OperationalError("gone")])
-    real = store.read
+    real = database.read
 
     async def read(*args: Any, **kwargs: Any) -> Any:
         if (error := next(answers, None)) is not None:
@@ -400,7 +400,7 @@ async def test_a_database_that_is_away_is_waited_for(
         return await real(*args, **kwargs)
 
     await end()
-    monkeypatch.setattr(store, "read", read)
+    monkeypatch.setattr(database, "read", read)
     sender = WebhookSender(poll_seconds=0.01)
     sender.start()
     async with asyncio.timeout(10):

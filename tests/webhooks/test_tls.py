@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from tests.webhooks.conftest import delivery
 from tests.webhooks.receiver import Receiver
 from tests.webhooks.test_sending import end, resolve, send
-from visionagents_runner import store
+from visionagents_runner.store import database
 from visionagents_runner.webhooks.sender import Tally
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -65,7 +65,7 @@ def trusted(certificate: Path, monkeypatch: Any) -> None:
 
 
 async def error() -> str:
-    return (await store.read(delivery)).last_error
+    return (await database.read(delivery)).last_error
 
 
 async def test_a_trusted_certificate_for_the_name_is_accepted(

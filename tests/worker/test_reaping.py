@@ -16,12 +16,13 @@ from django.db import connection, transaction
 
 from tests.conftest import agent_of, row_of, until
 from tests.processes import child
-from visionagents_runner import process, store
 from visionagents_runner.models import AgentSession, EndReason, SessionEvent, Worker, WorkerState
 from visionagents_runner.models.worker import seconds_ago
-from visionagents_runner.process import identify, is_known_dead, start_time
 from visionagents_runner.signals import session_ended
-from visionagents_runner.worker import current_worker
+from visionagents_runner.store import database
+from visionagents_runner.utils import process
+from visionagents_runner.utils.process import identify, is_known_dead, start_time
+from visionagents_runner.worker.worker import current_worker
 
 HOSTING = """
     async with AgentLauncher(create_agent, join_call) as launcher:
@@ -47,7 +48,7 @@ async def reap() -> list[uuid.UUID]:
     worker = current_worker()
     assert worker is not None
     assert worker._row is not None
-    return (await store.reap(worker._row, identify())).lost
+    return (await database.reap(worker._row, identify())).lost
 
 
 async def test_sessions_of_a_killed_process_are_lost_when_the_next_worker_starts(launch: Any) -> None:
@@ -67,10 +68,10 @@ async def test_sessions_of_a_killed_process_are_lost_when_the_next_worker_starts
     finally:
         session_ended.disconnect(receiver)
     assert sorted(ended) == sorted((pk, "worker_lost") for pk in ids)
-    rows = await store.read(lambda: list(AgentSession.objects.all()))
+    rows = await database.read(lambda: list(AgentSession.objects.all()))
     assert {(row.status, row.end_reason) for row in rows} == {("lost", "worker_lost")}
     assert all("process ended" in row.error for row in rows)
-    states = await store.read(lambda: list(Worker.objects.order_by("started_at").values_list("state", flat=True)))
+    states = await database.read(lambda: list(Worker.objects.order_by("started_at").values_list("state", flat=True)))
     assert states == [WorkerState.STOPPED, WorkerState.RUNNING]
 
 
@@ -79,29 +80,29 @@ async def test_sessions_of_a_process_that_lives_are_left_alone(launch: Any) -> N
         other.hear()
         await launch()
         assert await reap() == []
-        assert await store.read(AgentSession.objects.live().count) == 3
+        assert await database.read(AgentSession.objects.live().count) == 3
 
 
 async def test_a_silent_workers_sessions_are_unreachable_then_lost(launch: Any) -> None:
     await launch()
-    worker = await store.write(silent_worker, 31)
-    session = await store.write(session_on, worker)
+    worker = await database.write(silent_worker, 31)
+    session = await database.write(session_on, worker)
     assert await reap() == []
     row = await row_of(session)
     assert (row.status, row.is_live) == ("unreachable", True)
-    await store.write(Worker.objects.filter(pk=worker.pk).update, heartbeat_at=seconds_ago(91))
+    await database.write(Worker.objects.filter(pk=worker.pk).update, heartbeat_at=seconds_ago(91))
     await reap()
     row = await row_of(session)
     assert (row.status, row.end_reason) == ("lost", "worker_lost")
     assert await reap() == []
-    kinds = await store.read(lambda: list(SessionEvent.objects.values_list("kind", flat=True)))
+    kinds = await database.read(lambda: list(SessionEvent.objects.values_list("kind", flat=True)))
     assert kinds == ["requested", "unreachable", "ended"]
 
 
 async def test_a_worker_that_comes_back_takes_its_sessions_back(launch: Any) -> None:
     launcher = await launch()
     session = await launcher.start_session("call")
-    await store.write(AgentSession.objects.filter(pk=session.uuid).mark_unreachable)
+    await database.write(AgentSession.objects.filter(pk=session.uuid).mark_unreachable)
     assert (await row_of(session)).status == "unreachable"
     worker = current_worker()
     assert worker is not None
@@ -115,8 +116,8 @@ async def test_a_worker_that_was_declared_dead_closes_its_sessions_and_goes_on(l
     worker = current_worker()
     assert worker is not None
     assert worker._row is not None
-    await store.write(lambda: AgentSession.objects.finish(EndReason.WORKER_LOST))
-    await store.write(worker._row.mark_stopped)
+    await database.write(lambda: AgentSession.objects.finish(EndReason.WORKER_LOST))
+    await database.write(worker._row.mark_stopped)
     await worker._beat()
     await worker._look_after_sessions()
     await session.wait()
@@ -125,14 +126,14 @@ async def test_a_worker_that_was_declared_dead_closes_its_sessions_and_goes_on(l
     assert (row.status, row.end_reason) == ("lost", "worker_lost")
     other = await launcher.start_session("call")
     assert (await row_of(other)).status == "active"
-    assert (await store.read(Worker.objects.get)).state == WorkerState.RUNNING
+    assert (await database.read(Worker.objects.get)).state == WorkerState.RUNNING
 
 
 async def test_a_session_admitted_while_its_worker_stopped_does_not_stay_live(launch: Any) -> None:
     await launch()
-    worker = await store.write(silent_worker, 0)
-    await store.write(worker.mark_stopped)
-    session = await store.write(session_on, worker)
+    worker = await database.write(silent_worker, 0)
+    await database.write(worker.mark_stopped)
+    session = await database.write(session_on, worker)
     await reap()  # it may have been reaped: the worker that was launched looks at once, too
     assert (await row_of(session)).status == "lost"
 
@@ -166,7 +167,7 @@ def test_of_two_that_end_it_at_once_the_one_that_waits_for_the_other_finds_it_en
 
     def sweep() -> list[uuid.UUID]:
         try:
-            return store._reap(silent_worker(0), identify(), lambda: False, 0.0).lost
+            return database._reap(silent_worker(0), identify(), lambda: False, 0.0).lost
         finally:
             connection.close()
 

@@ -14,18 +14,20 @@ from tests.agents import StubAgent
 from tests.dispatch.conftest import host, until_row
 from tests.processes import child, freeze
 from tests.worker.test_reaping import reap, session_on, silent_worker
-from visionagents_runner import lease, queue, store
+from visionagents_runner import queue
 from visionagents_runner.exceptions import NotReady, RunnerConfigurationError
-from visionagents_runner.lease import Lease
 from visionagents_runner.models import AgentSession, EndReason, SessionEvent, SessionStatus, Turn, Worker
 from visionagents_runner.models.session import PRIORITIES
-from visionagents_runner.process import identify
+from visionagents_runner.store import database
+from visionagents_runner.utils.process import identify
+from visionagents_runner.worker import lease
+from visionagents_runner.worker.lease import Lease
 
 __all__ = ["host"]
 
 START = """
     import tests.agents
-    from visionagents_runner.worker import ensure_worker
+    from visionagents_runner.worker.worker import ensure_worker
     tests.agents.runner = Runner(launcher=AgentLauncher(create_agent, join_call, restart="on-worker-loss"))
     worker = await ensure_worker(tests.agents.runner)
     await worker.wait_warm()
@@ -36,11 +38,11 @@ START = """
 
 
 async def successor_of(key: Any) -> AgentSession | None:
-    return await store.read(AgentSession.objects.filter(restart_of_id=key).first)
+    return await database.read(AgentSession.objects.filter(restart_of_id=key).first)
 
 
 async def data_of(key: Any, kind: str) -> dict[str, Any]:
-    event = await store.read(SessionEvent.objects.filter(session_id=key, kind=kind).first)
+    event = await database.read(SessionEvent.objects.filter(session_id=key, kind=kind).first)
     assert event is not None
     return event.data
 
@@ -72,7 +74,7 @@ async def test_it_is_started_again_once_and_not_a_second_time(transactional_db: 
         AgentSession.objects.filter(pk=first.pk).finish(EndReason.WORKER_LOST)
         return list(AgentSession.objects.exclude(restart_of=None).values_list("pk", flat=True))
 
-    assert len(await store.write(both)) == 1
+    assert len(await database.write(both)) == 1
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ async def test_one_that_is_not_of_that_kind_or_was_to_close_is_not_started_again
         AgentSession.objects.filter(pk=session.pk).finish(EndReason.WORKER_LOST)
         return AgentSession.objects.filter(restart_of=session).exists()
 
-    assert not await store.write(lose)
+    assert not await database.write(lose)
 
 
 async def test_after_the_time_to_live_those_that_go_on_are_lost_and_others_wait_for_the_grace(
@@ -99,7 +101,7 @@ async def test_after_the_time_to_live_those_that_go_on_are_lost_and_others_wait_
         worker = silent_worker(40)
         return session_on(worker, restartable=True), session_on(worker)
 
-    restartable, other = await store.write(prepare)
+    restartable, other = await database.write(prepare)
     await reap()
     assert (await until_row(restartable.pk, lambda row: True)).status == SessionStatus.LOST
     assert (await until_row(other.pk, lambda row: True)).status == SessionStatus.UNREACHABLE
@@ -150,13 +152,13 @@ async def test_a_row_that_its_worker_does_not_run_is_ended(host: Any, settings: 
     settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "HEARTBEAT_INTERVAL": 3600, "WORKER_TTL": 7200}
     worker = await host()
     async with asyncio.timeout(20):
-        while not await store.read(Turn.objects.filter(name="sweep").exists):  # noqa: ASYNC110
+        while not await database.read(Turn.objects.filter(name="sweep").exists):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
     def admit() -> AgentSession:
         return session_on(Worker.objects.get(pk=worker.id), status=SessionStatus.STARTING, restartable=True)
 
-    row = await store.write(admit)
+    row = await database.write(admit)
     await worker._end_what_nobody_runs()
     assert (await until_row(row.pk, lambda row: True)).is_live
     await worker._end_what_nobody_runs()
@@ -167,9 +169,9 @@ async def test_a_row_that_its_worker_does_not_run_is_ended(host: Any, settings: 
 
 async def test_one_that_another_worker_has_by_now_is_left_to_it(host: Any) -> None:
     worker = await host()
-    row = await store.write(lambda: session_on(silent_worker(0), status=SessionStatus.STARTING))
+    row = await database.write(lambda: session_on(silent_worker(0), status=SessionStatus.STARTING))
     assert worker._row is not None
-    assert await store.end_not_begun(worker._row, [row.pk], "nobody") == []
+    assert await database.end_not_begun(worker._row, [row.pk], "nobody") == []
     assert (await until_row(row.pk, lambda row: True)).is_live
 
 
@@ -314,7 +316,7 @@ def test_a_worker_that_gives_a_sign_of_life_while_it_is_judged_is_left_alone(set
         return True
 
     judged = iter([lambda: True, judge])
-    assert store._reap(me, identify(), lambda: next(judged)(), 0.0).lost == []
+    assert database._reap(me, identify(), lambda: next(judged)(), 0.0).lost == []
     back.refresh_from_db()
     session.refresh_from_db()
     assert (back.state, session.is_live) == ("running", True)

@@ -12,11 +12,12 @@ from django.db import OperationalError
 
 from tests.agents import StubAgent, create_agent, join_call
 from tests.conftest import agent_of, row_of, until
-from visionagents_runner import AgentLauncher, NotReady, store
+from visionagents_runner import AgentLauncher, NotReady
 from visionagents_runner.models import AgentSession, EndReason, Worker, WorkerState
 from visionagents_runner.models.worker import seconds_ago
 from visionagents_runner.signals import session_ended
-from visionagents_runner.worker import AgentWorker, current_worker
+from visionagents_runner.store import database
+from visionagents_runner.worker.worker import AgentWorker, current_worker
 
 
 def the_worker() -> AgentWorker:
@@ -26,7 +27,7 @@ def the_worker() -> AgentWorker:
 
 
 async def worker_row() -> Worker:
-    return await store.read(Worker.objects.get)
+    return await database.read(Worker.objects.get)
 
 
 async def test_a_worker_is_a_row_while_it_runs_and_says_goodbye(launch: Any) -> None:
@@ -41,11 +42,11 @@ async def test_a_worker_is_a_row_while_it_runs_and_says_goodbye(launch: Any) -> 
 
 async def test_the_heartbeat_is_told_by_the_databases_clock(launch: Any) -> None:
     await launch()
-    await store.write(Worker.objects.update, heartbeat_at=seconds_ago(25))
+    await database.write(Worker.objects.update, heartbeat_at=seconds_ago(25))
     before = (await worker_row()).heartbeat_at
     await the_worker()._beat()
     assert (await worker_row()).heartbeat_at > before
-    assert not await store.read(Worker.objects.silent(20).exists)
+    assert not await database.read(Worker.objects.silent(20).exists)
 
 
 async def test_a_launcher_runs_once(launch: Any) -> None:
@@ -58,7 +59,7 @@ async def test_launchers_of_one_process_share_its_worker(launch: Any) -> None:
     first, second = await launch(), await launch()
     sessions = [await launcher.start_session("call") for launcher in (first, second)]
     assert [session.agent_name for session in sessions] == ["default", "default-2"]
-    assert await store.read(Worker.objects.count) == 1
+    assert await database.read(Worker.objects.count) == 1
     await second.stop()
     assert (await row_of(sessions[1])).end_reason == "drained"
     assert (sessions[0].finished, first.ready, second.running) == (False, True, False)
@@ -98,7 +99,7 @@ async def test_a_drain_goes_on_when_its_caller_is_cancelled(launch: Any) -> None
 
 
 async def test_a_heartbeat_waits_for_nobody_else(launch: Any, settings: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("visionagents_runner.worker._LAST_SECONDS", 0.5)
+    monkeypatch.setattr("visionagents_runner.worker.worker._LAST_SECONDS", 0.5)
     settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "HEARTBEAT_INTERVAL": 0.01}
     release = threading.Event()
 
@@ -111,7 +112,7 @@ async def test_a_heartbeat_waits_for_nobody_else(launch: Any, settings: Any, mon
         session = await launcher.start_session("call")
         agent_of(session).end()
         await session.wait()
-        blocked = asyncio.ensure_future(store.write(release.wait, 20))
+        blocked = asyncio.ensure_future(database.write(release.wait, 20))
         first = (await worker_row()).heartbeat_at
         while (await worker_row()).heartbeat_at == first:  # noqa: ASYNC110 - the test's own timeout bounds it
             await asyncio.sleep(0.01)
@@ -164,7 +165,7 @@ async def test_a_session_that_others_ended_is_told_of_by_them_and_only_once(laun
     session = await launcher.start_session("call")
     session_ended.connect(receiver)
     try:
-        await store.write(lambda: AgentSession.objects.finish(EndReason.WORKER_LOST))
+        await database.write(lambda: AgentSession.objects.finish(EndReason.WORKER_LOST))
         agent_of(session).end()
         await session.wait()
         await launcher.stop()
@@ -180,26 +181,28 @@ async def test_a_start_while_the_database_is_away_says_so(launch: Any, monkeypat
     def away(*args: Any) -> None:
         raise OperationalError("could not connect to server")
 
-    monkeypatch.setattr(store, "_admit", away)
+    monkeypatch.setattr(database, "_admit", away)
     with pytest.raises(NotReady, match="database does not answer"):
         await launcher.start_session("call")
 
 
 async def test_a_row_that_lands_too_late_does_not_stay_live(launch: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("visionagents_runner.launcher._ADMIT_SECONDS", 0.5)  # long enough for the thread to begin
+    monkeypatch.setattr(
+        "visionagents_runner.worker.launcher._ADMIT_SECONDS", 0.5
+    )  # long enough for the thread to begin
     launcher = await launch()
-    release, admit = threading.Event(), store._admit
+    release, admit = threading.Event(), database._admit
 
     def slow(*args: Any) -> None:
         release.wait(20)
         admit(*args)
 
-    monkeypatch.setattr(store, "_admit", slow)
+    monkeypatch.setattr(database, "_admit", slow)
     with pytest.raises(NotReady, match="database does not answer"):
         await launcher.start_session("call")
     release.set()
     await launcher.stop()
-    row = await store.read(AgentSession.objects.get)
+    row = await database.read(AgentSession.objects.get)
     assert (row.status, row.end_reason) == ("failed", "create_failed")
     assert "too late" in row.error
 
@@ -208,7 +211,7 @@ async def test_a_close_request_of_this_process_takes_effect_at_once(launch: Any,
     settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "POLL_INTERVAL": 3600}
     launcher = await launch()
     session = await launcher.start_session("call")
-    assert await store.request_close(session.id, by="operator")
+    assert await database.request_close(session.id, by="operator")
     async with asyncio.timeout(10):
         await session.wait()
     row = await row_of(session)
@@ -218,7 +221,7 @@ async def test_a_close_request_of_this_process_takes_effect_at_once(launch: Any,
 async def test_a_close_request_of_another_process_takes_effect_at_the_next_poll(launch: Any) -> None:
     launcher = await launch()
     session = await launcher.start_session("call")
-    await store.write(AgentSession.objects.request_close, by="elsewhere")
+    await database.write(AgentSession.objects.request_close, by="elsewhere")
     assert (await row_of(session)).status == "closing"
     await the_worker()._poll()
     await session.wait()
@@ -235,11 +238,11 @@ async def test_force_ends_the_session_of_a_worker_that_is_gone(launch: Any) -> N
         Worker.objects.filter(pk=worker.pk).update(heartbeat_at=seconds_ago(45))
         return session.pk
 
-    pk = await store.write(session_of_nobody)
-    await store.request_close(pk)
-    assert (await store.read(AgentSession.objects.get)).is_live
-    await store.request_close(pk, force=True)
-    row = await store.read(AgentSession.objects.get)
+    pk = await database.write(session_of_nobody)
+    await database.request_close(pk)
+    assert (await database.read(AgentSession.objects.get)).is_live
+    await database.request_close(pk, force=True)
+    row = await database.read(AgentSession.objects.get)
     assert (row.status, row.end_reason) == ("closed", "requested")
 
 
@@ -300,7 +303,7 @@ async def test_a_session_that_cannot_be_ended_is_ended_on_its_row(launch: Any, m
 
 
 async def test_warming_up_is_tried_again_until_it_works(launch: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("visionagents_runner.worker._WARM_UP_RETRY_SECONDS", (0.0,))
+    monkeypatch.setattr("visionagents_runner.worker.worker._WARM_UP_RETRY_SECONDS", (0.0,))
     failures = [ValueError("no key"), ValueError("no key")]
 
     async def create() -> StubAgent:
@@ -375,7 +378,7 @@ async def test_an_agent_is_closed_in_time_while_the_database_is_away(launch: Any
 @pytest.mark.django_db(transaction=True)
 def test_a_heartbeat_that_is_late_does_not_bring_back_a_worker_that_has_stopped() -> None:
     worker = Worker.objects.create(hostname="host", pid=1)
-    store._stop(worker)
-    assert store._beat(worker, True, {})
+    database._stop(worker)
+    assert database._beat(worker, True, {})
     worker.refresh_from_db()
     assert worker.state == WorkerState.STOPPED

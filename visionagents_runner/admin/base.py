@@ -10,10 +10,10 @@ from django.db import models
 from django.db.models import Q, QuerySet
 from django.utils.functional import cached_property
 
-from ..conf import get_settings
-from ..headers import ADMIN, guarded
+from ..conf.settings import get_settings
 from ..models import WorkerState
 from ..models.worker import seconds_ago
+from ..utils.page_headers import ADMIN, guarded
 
 if TYPE_CHECKING:
     from django.http import HttpRequest

@@ -21,9 +21,9 @@ from django.utils.text import Truncator
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from ..conf.webhooks import endpoints
 from ..models import AgentSession, DeliveryState, WebhookDelivery
 from ..models.delivery import WebhookDeliveryQuerySet
-from ..webhooks.endpoints import endpoints
 from . import display
 from .base import ReadOnlyAdmin
 from .filters import parse_uuid

@@ -15,7 +15,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from ..conf import get_settings
+from ..conf.settings import get_settings
 from ..models import AgentSession, Worker, WorkerState
 from . import display
 from .base import ReadOnlyAdmin

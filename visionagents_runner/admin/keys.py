@@ -24,7 +24,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from .. import keys
+from ..auth import keys
 from ..models import AgentKey, Scope
 from ..models.key import PREFIX_LENGTH, AgentKeyQuerySet, make_prefix
 from . import display

@@ -16,7 +16,7 @@ from django.utils.translation import gettext as _
 from ..models import AgentSession, SessionStatus, Worker
 from ..models.session import ENDED
 from ..models.worker import seconds_ago
-from ..waiting import LIMIT, WORKER, queues
+from ..store.queue_stats import LIMIT, WORKER, queues
 from . import display
 from .base import silent_worker
 from .queued import LONG

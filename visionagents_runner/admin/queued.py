@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from ..models import AgentSession, SessionEvent, SessionStatus, Worker, WorkerState
-from ..waiting import with_waits
+from ..store.queue_stats import with_waits
 from . import display
 from .base import silent_worker
 from .filters import parse_uuid

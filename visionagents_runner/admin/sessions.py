@@ -26,7 +26,7 @@ from .closing import ClosingAdmin
 from .dates import with_periods
 from .filters import AgentFilter, GroupFilter, StateFilter, WorkerFilter, search
 from .queued import in_short
-from .story import Story
+from .session_page import Story
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse

@@ -18,7 +18,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from ..conf import get_settings
+from ..conf.settings import get_settings
 from ..models import AgentSession, Worker, WorkerState
 from . import display, live
 from .audit import log_of

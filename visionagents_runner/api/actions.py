@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 from django.http import HttpRequest
 
-from .. import store
+from ..auth.permissions import Access
+from ..auth.tokens import make_join_token
+from ..dispatch.remote_start import place
 from ..exceptions import CallHidden, MaxConcurrentSessionsExceeded, NoWorker, RunnerError
-from ..permissions import Access
-from ..placing import place
 from ..runner import Runner
-from ..session import LiveSession
-from ..tokens import make_join_token
-from ..worker import ensure_worker
+from ..sessions.session import LiveSession
+from ..store import database
+from ..utils.paths import scope_of
+from ..worker.worker import ensure_worker
 from .errors import start_error
-from .found import Found
-from .paths import scope_of
+from .lookup import Found
 from .schemas import StartCallSession
 
 if TYPE_CHECKING:
-    from ..launcher import AgentLauncher
+    from ..worker.launcher import AgentLauncher
 
 
 _MOST_ASKED = 3
@@ -56,7 +56,7 @@ async def start(request: HttpRequest, runner: Runner, call_id: str, body: StartC
         raise start_error(error) from error
 
 
-async def _visible(request: HttpRequest, access: Access, call_type: str, call_id: str) -> store.Visible | None:
+async def _visible(request: HttpRequest, access: Access, call_type: str, call_id: str) -> database.Visible | None:
     """Return what they may see of a call, None for all that ever comes.
 
     Raises:
@@ -65,11 +65,11 @@ async def _visible(request: HttpRequest, access: Access, call_type: str, call_id
     if access.sees_every_call:
         return None
     if access.view is None:
-        return store.Visible(access.user_id)  # the database can tell, while it keeps others from starting
-    sessions = await store.present_on(call_type, call_id)
+        return database.Visible(access.user_id)  # the database can tell, while it keeps others from starting
+    sessions = await database.present_on(call_type, call_id)
     if not await access.sees_call(request, sessions):
         raise CallHidden("You may not see every session of this call, so you may not start one on it")
-    return store.Visible(access.user_id, frozenset(session.id for session in sessions))
+    return database.Visible(access.user_id, frozenset(session.id for session in sessions))
 
 
 async def _start(
@@ -115,4 +115,4 @@ async def close(found: Found, access: Access) -> None:
     if isinstance(found, LiveSession):
         found.request_close(by=access.name)
     elif found.is_live:
-        await store.request_close(found.pk, by=access.name)
+        await database.request_close(found.pk, by=access.name)

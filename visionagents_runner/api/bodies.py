@@ -12,13 +12,13 @@ import pydantic
 from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, RawPostDataException, UnreadablePostError
 
-from ..conf import get_settings
-from ..permissions import Access, Action, authorize, rule_for
+from ..auth.permissions import Access, Action, authorize, rule_for
+from ..conf.settings import get_settings
 from ..utils import boundedjson
 from ..utils.offloop import compute
 from ..utils.text import well_formed
 from .errors import APIError, Unprocessable
-from .routes import runner_of, take_share
+from .operations import runner_of, take_share
 
 T = TypeVar("T", bound=pydantic.BaseModel)
 

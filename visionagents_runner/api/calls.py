@@ -7,16 +7,16 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from ninja import Query, Router
 
-from .. import store
+from ..auth.permissions import Access, Action, authorize
 from ..exceptions import InvalidInput
-from ..identifiers import clean_call_part
-from ..permissions import Access, Action, authorize
+from ..store import database
+from ..utils.validation import clean_call_part
 from .actions import close, own_invitation, start
 from .bodies import authorize_and_parse
 from .errors import Unprocessable, answer, json_response, written
-from .found import Found, began, find_on_call, measured
 from .listing import list_page
-from .routes import json_body, operation, runner_of, take_share
+from .lookup import Found, began, find_on_call, measured
+from .operations import json_body, operation, runner_of, take_share
 from .schemas import CallSession, CallSessionMetrics, Filters, SessionList, StartCallSession
 from .sessions import START_ANSWERS
 
@@ -54,7 +54,7 @@ async def list_call_sessions(request: HttpRequest, call_id: str, filters: Query[
     """Of calls of any type with this id; ended ones included."""
     _check(call_id)
     access = await authorize(request, runner_of(request), Action.VIEW, call_id=call_id)
-    return answer(await store.read(written, list_page, access, filters, call_id), "application/json")
+    return answer(await database.read(written, list_page, access, filters, call_id), "application/json")
 
 
 @operation(

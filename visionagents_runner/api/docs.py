@@ -11,8 +11,8 @@ from django.shortcuts import render
 from ninja import NinjaAPI
 from ninja.openapi.docs import Swagger
 
-from ..headers import guard, page_policy
 from ..utils.offloop import compute
+from ..utils.page_headers import guard, page_policy
 from .errors import answer, encode_json, json_response
 
 OPENAPI = "openapi.json"

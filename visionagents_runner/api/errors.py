@@ -32,8 +32,8 @@ from ..exceptions import (
     StartTimeout,
     TooMany,
 )
-from ..headers import NO_PAGE
-from ..store import DATABASE_ERRORS
+from ..store.database import DATABASE_ERRORS
+from ..utils.page_headers import NO_PAGE
 from ..utils.text import well_formed
 
 P = ParamSpec("P")

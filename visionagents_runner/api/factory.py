@@ -13,15 +13,15 @@ from ninja import NinjaAPI
 from ninja.openapi.schema import OpenAPISchema
 
 from .. import __version__
-from ..correlation import clean_request_id, correlate, uncorrelate
 from ..runner import Runner
+from ..telemetry.correlation import clean_request_id, correlate, uncorrelate
+from ..utils.paths import Match, Matcher, scope_of
 from .calls import router as calls_router
 from .docs import LocalSwagger, Schema, openapi_schema
 from .errors import error_response, json_response, register_error_handlers
 from .history import router as history_router
 from .invitations import router as invitations_router
-from .paths import Match, Matcher, scope_of
-from .routes import bind, own_routes
+from .operations import bind, own_routes
 from .schemas import NAME
 from .sessions import router as sessions_router
 from .speak import router as speak_router

@@ -13,15 +13,15 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Query, Router
 from ninja.errors import HttpError
 
-from .. import store
+from ..auth.permissions import Access, Action, authorize, rule_for, who_asks
 from ..models import KINDS_WITHOUT_WORDS, SessionEvent, without_words
-from ..permissions import Access, Action, authorize, rule_for, who_asks
 from ..quotas import heavy_read
-from ..session import LiveSession
+from ..sessions.session import LiveSession
+from ..store import database
 from .errors import answer, encode_json, json_response
-from .found import Found, call_of, find_visible, iso, measured, priced
-from .pages import Page, page_of
-from .routes import operation, runner_of
+from .lookup import Found, call_of, find_visible, iso, measured, priced
+from .operations import operation, runner_of
+from .pagination import Page, page_of
 from .schemas import After, EventList, SessionMetrics, Transcript, TranscriptPart
 from .status import preferred_type
 from .transcripts import as_text, as_vtt
@@ -48,7 +48,7 @@ async def list_events(request: HttpRequest, session_id: str, part: Query[After])
     found = await find_visible(request, session_id, access)
     words = await _may_read_words(request, session_id)
     async with heavy_read(who_asks(request, access)):
-        body = await store.read(_events, _key(found), part, words)
+        body = await database.read(_events, _key(found), part, words)
     return answer(body, _TYPES["json"])
 
 
@@ -73,12 +73,12 @@ async def get_transcript(request: HttpRequest, session_id: str, part: Query[Tran
     async with heavy_read(who_asks(request, access)):
         if kind == _TYPES["json"]:
             about = {"session_id": str(found.id), "call_id": found.call_id}
-            body, following = await store.read(_transcript, _key(found), part, about)
+            body, following = await database.read(_transcript, _key(found), part, about)
             response = answer(body, kind)
         else:
             write = as_vtt if kind == _TYPES["vtt"] else as_text
             start = found.started_at or found.created_at
-            body, following = await store.read(_written_transcript, _key(found), part, write, start)
+            body, following = await database.read(_written_transcript, _key(found), part, write, start)
             response = answer(body, f"{kind}; charset=utf-8")
     if following is not None:
         query = {**part.model_dump(exclude_unset=True, exclude_none=True), "after": following}

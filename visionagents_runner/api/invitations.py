@@ -7,15 +7,15 @@ from functools import partial
 from django.http import HttpRequest, HttpResponse
 from ninja import Router
 
-from .. import store
-from ..callpage import find_base, page_path
+from ..auth.permissions import Action, authorize
+from ..auth.tokens import make_join_token, read_join_token
 from ..models import SessionStatus
-from ..permissions import Action, authorize
-from ..tokens import make_join_token, read_join_token
+from ..store import database
+from ..views import find_base, page_path
 from .bodies import parse_body
 from .errors import APIError, json_response
-from .found import call_of, find_visible, iso
-from .routes import json_body, operation, runner_of, take_share
+from .lookup import call_of, find_visible, iso
+from .operations import json_body, operation, runner_of, take_share
 from .schemas import Error, Invitation, Invite
 
 router = Router(tags=["sessions"])
@@ -45,7 +45,7 @@ async def invite(request: HttpRequest, session_id: str) -> HttpResponse:
     if session.ended_at is not None or session.status == SessionStatus.CLOSING:
         raise APIError(409, "The session has ended: nobody can be invited to it any more")
     # Whoever has the token hears the whole call, and so might whoever asks for it.
-    if not await starter.sees_call(request, await store.present_on(session.call_type, session.call_id)):
+    if not await starter.sees_call(request, await database.present_on(session.call_type, session.call_id)):
         raise APIError(403, "You may not see every session of this call, so you may not invite anybody to it")
     token = make_join_token(session, role=body.role, name=body.name, expires_in=body.expires_in, seats=body.seats)
     expires_at = iso(read_join_token(token).expires_at)

@@ -10,12 +10,12 @@ from typing import Any
 
 from django.db.models import Q
 
+from ..auth.permissions import Access
 from ..exceptions import InvalidInput
-from ..identifiers import clean_call_part
 from ..models import AgentSession
-from ..permissions import Access
+from ..utils.validation import clean_call_part
 from .errors import Unprocessable
-from .found import describe
+from .lookup import describe
 from .schemas import Filters
 
 _FIELDS = (

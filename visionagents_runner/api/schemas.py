@@ -12,11 +12,11 @@ from ninja import Schema
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from ..auth.tokens import MAX_SEATS, MAX_TOKEN_SECONDS
 from ..exceptions import InvalidInput
-from ..identifiers import MAX_ID_LENGTH, MAX_METADATA_BYTES, clean_call_part, clean_metadata
 from ..models import EndReason, SessionStatus
-from ..tokens import MAX_SEATS, MAX_TOKEN_SECONDS
 from ..utils.text import MAX_NAME_LENGTH
+from ..utils.validation import MAX_ID_LENGTH, MAX_METADATA_BYTES, clean_call_part, clean_metadata
 
 Status = Literal["queued", "starting", "active", "closing", "unreachable", "closed", "failed", "lost"]
 Reason = Literal[

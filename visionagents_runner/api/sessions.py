@@ -8,14 +8,14 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Query, Router
 from ninja.errors import HttpError
 
-from .. import store
-from ..permissions import Access, Action, authorize
+from ..auth.permissions import Access, Action, authorize
+from ..store import database
 from .actions import close, own_invitation, start
 from .bodies import authorize_and_parse
 from .errors import answer, json_response, written
-from .found import call_of, detail, find_visible, priced
 from .listing import list_page
-from .routes import json_body, operation, runner_of, take_share
+from .lookup import call_of, detail, find_visible, priced
+from .operations import json_body, operation, runner_of, take_share
 from .schemas import AllFilters, Error, SessionDetail, SessionList, SessionStarted, StartError, StartSession, Success
 
 router = Router(tags=["sessions"])
@@ -55,7 +55,7 @@ async def start_session(request: HttpRequest) -> HttpResponse:
 async def list_sessions(request: HttpRequest, filters: Query[AllFilters]) -> HttpResponse:
     """Sessions of all workers, ended ones included, as far as the asker may see them."""
     access = await authorize(request, runner_of(request), Action.VIEW, call_id=filters.call_id)
-    return answer(await store.read(written, list_page, access, filters, filters.call_id), "application/json")
+    return answer(await database.read(written, list_page, access, filters, filters.call_id), "application/json")
 
 
 @operation(

@@ -8,16 +8,16 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from ninja import Router
 
-from .. import speaking
-from ..asking import ask
-from ..identifiers import call_key
+from ..auth.permissions import Action
+from ..dispatch.remote_commands import ask
 from ..models import CommandKind
-from ..permissions import Action
-from ..session import LiveSession
+from ..sessions import commands
+from ..sessions.session import LiveSession
+from ..utils.validation import call_key
 from .bodies import authorize_and_parse
 from .errors import APIError, json_response
-from .found import call_of, find_visible
-from .routes import json_body, operation, take_share
+from .lookup import call_of, find_visible
+from .operations import json_body, operation, take_share
 from .schemas import Error, Respond, Say, Success
 
 router = Router(tags=["live operations"])
@@ -71,13 +71,13 @@ async def _ask(request: HttpRequest, session_id: str, model: type[Say | Respond]
     take_share(request, access, "turns", call=call_key(session.call_type, session.call_id))
     try:
         if isinstance(session, LiveSession):
-            await speaking.speak(session, kind, body.text, interrupt=body.interrupt, by=access.name)
+            await commands.speak(session, kind, body.text, interrupt=body.interrupt, by=access.name)
         else:
             await ask(session.pk, kind, body.text, interrupt=body.interrupt, by=access.name)
-    except speaking.CannotSpeak as error:
+    except commands.CannotSpeak as error:
         raise APIError(409, str(error)) from None
     except TimeoutError:
-        raise APIError(504, f"The agent did not take it within {speaking.SPEAK_SECONDS:g} seconds") from None
-    except speaking.AgentFailed as error:
+        raise APIError(504, f"The agent did not take it within {commands.SPEAK_SECONDS:g} seconds") from None
+    except commands.AgentFailed as error:
         raise APIError(502, str(error)) from None
     return json_response({"success": True}, 202)

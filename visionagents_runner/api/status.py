@@ -11,12 +11,12 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from ninja import Router
 
-from ..permissions import Action, authorize
+from ..auth.permissions import Action, authorize
 from ..runner import Runner
-from ..session import LiveSession
-from ..worker import AgentWorker, current_worker
+from ..sessions.session import LiveSession
+from ..worker.worker import AgentWorker, current_worker
 from .errors import NOT_READY, APIError, answer, json_response
-from .routes import operation, runner_of
+from .operations import operation, runner_of
 from .schemas import Error, Health, Metrics, Ready
 
 router = Router(tags=["status"])
@@ -75,7 +75,7 @@ async def metrics(request: HttpRequest) -> HttpResponse:
     if kind == "application/json":
         response = json_response(numbers)
     else:
-        from ..prometheus import OPENMETRICS, TEXT, expose
+        from .prometheus import OPENMETRICS, TEXT, expose
 
         openmetrics = kind == _OPENMETRICS
         body = await expose(numbers, worker, openmetrics=openmetrics)

@@ -54,7 +54,7 @@ def local_token() -> str | None:
 
 @lru_cache(maxsize=8)
 def _read(path: Path) -> str:
-    from ..secretfile import read_or_make_secret
+    from ..utils.secret_key import read_or_make_secret
 
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     return read_or_make_secret(path)
@@ -89,9 +89,9 @@ def page_url(url: str, token: str, then: str = "") -> str:
 @require_http_methods(["GET", "HEAD", "POST"])
 def local_access(request: HttpRequest, **of_the_mount: Any) -> HttpResponse:
     """Give a cookie to the browser of whoever shows the token; the page reveals nothing."""
-    from ..headers import guard, page_policy
-    from ..locality import local_counts
     from ..runner import get_runner
+    from ..utils.page_headers import guard, page_policy
+    from .local_requests import local_counts
 
     then = request.GET.get("next", "")
     base = request.path.removesuffix(PAGE)

@@ -265,7 +265,7 @@ def _doubt_of(pid: int, inode: int, port: int) -> str | None:
 
 def _is_ours(pid: int) -> bool:
     """Whether it is this server, or was started by it: what an agent's tool fetches is not what its user asks for."""
-    from ..supervised import place
+    from ..server.subprocess import place
 
     ours = {os.getpid()} if place() is None else {os.getpid(), os.getppid()}
     for _ in range(_MOST_ANCESTORS):

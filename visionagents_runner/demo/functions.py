@@ -105,10 +105,10 @@ async def _count_sessions(call_type: str, call_id: str) -> int:
     from django.db import Error as DatabaseError
 
     try:
-        from .. import store
         from ..models import AgentSession
+        from ..store import database
 
-        counted: int = await store.read(AgentSession.objects.live().on_call(call_type, call_id).count)
+        counted: int = await database.read(AgentSession.objects.live().on_call(call_type, call_id).count)
     except (AppRegistryNotReady, ImproperlyConfigured, DatabaseError) as error:
         raise RuntimeError("the database of sessions is not available") from error
     return counted

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from ..tasks import spawn
+from ..utils.tasks import spawn
 
 logger = logging.getLogger(__name__)
 

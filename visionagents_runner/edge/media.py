@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from getstream.video.rtc import PcmData
 from vision_agents.core.edge.types import TrackType
 
-from ..conf import get_settings
+from ..conf.settings import get_settings
 from ..exceptions import TooMany
 from ..quotas.bucket import Bucket
 from .audio import RATE, SILENCE, Gate, Samples, power

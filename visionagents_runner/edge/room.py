@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from vision_agents.core.edge.types import Participant, TrackType
 
-from ..conf import get_settings
-from ..identifiers import call_key
+from ..conf.settings import get_settings
 from ..quotas.limits import get_limits
 from ..quotas.refusals import note
-from ..tasks import spawn
+from ..utils.tasks import spawn
 from ..utils.text import looks_like
+from ..utils.validation import call_key
 from .bounds import custom_event
 from .events import CustomEvent, Presence, RoomEvent, Words
 from .people import INBOX_SIZE, Person, Vet

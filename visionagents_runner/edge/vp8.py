@@ -29,7 +29,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from ..quotas.bucket import Bucket
-from ..tasks import spawn
+from ..utils.tasks import spawn
 from .offers import VIDEO_MACROBLOCKS
 from .rtp import Missing, Statistics, take_decoder
 from .video import NewestFrame

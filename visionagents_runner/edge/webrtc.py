@@ -26,9 +26,9 @@ from aiortc.codecs import get_capabilities
 from aiortc.mediastreams import MediaStreamTrack
 from OpenSSL import SSL
 
-from ..conf import get_settings
-from ..tasks import spawn
+from ..conf.settings import get_settings
 from ..utils.garbage import collect_soon
+from ..utils.tasks import spawn
 from .audio import Samples
 from .background import in_background
 from .bounds import refused

@@ -12,9 +12,9 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
+from ..conf.webhooks import MAX_NAME_LENGTH, endpoints
 from ..utils.credentials import without_credentials
 from ..utils.text import visible
-from ..webhooks.endpoints import MAX_NAME_LENGTH, endpoints
 from .fields import ExactCharField
 from .session import AgentSession
 

@@ -12,7 +12,7 @@ from typing import Any
 from django.db import models, router, transaction
 from django.db.models.functions import Now
 
-from ..news import tell_on_commit
+from ..messaging.notifications import tell_on_commit
 from .bulk import insert_events, take_numbers
 from .session import AgentSession
 

@@ -16,14 +16,14 @@ from django.utils.translation import gettext_lazy as _
 
 from .. import queue
 from ..exceptions import RunnerConfigurationError
-from ..news import tell_on_commit
+from ..messaging.notifications import tell_on_commit
 from ..utils.credentials import without_credentials
 from ..utils.text import visible
 from .fields import ExactCharField
 from .worker import Worker, in_seconds, seconds_ago
 
 if TYPE_CHECKING:
-    from ..costs import Cost
+    from ..conf.prices import Cost
     from .event import SessionEvent
 
 logger = logging.getLogger(__name__)
@@ -117,13 +117,13 @@ class AgentSessionQuerySet(models.QuerySet["AgentSession"]):
 
     def dispatch(self, call_id: str, **options: Any) -> AgentSession:
         """Have a worker with room start an agent on a call: `dispatch.dispatch`, which see."""
-        from ..dispatch import dispatch
+        from ..dispatch.dispatch import dispatch
 
         return dispatch(call_id, **options)
 
     async def adispatch(self, call_id: str, **options: Any) -> AgentSession:
         """`dispatch` for asynchronous code."""
-        from ..dispatch import adispatch
+        from ..dispatch.dispatch import adispatch
 
         return await adispatch(call_id, **options)
 

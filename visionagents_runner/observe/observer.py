@@ -15,7 +15,7 @@ from .redaction import RedactionFailed, apply_redact
 if TYPE_CHECKING:
     from vision_agents.core import Agent
 
-    from ..turns import TurnTracker
+    from .turns import TurnTracker
     from .words import WordsWatch
 
 logger = logging.getLogger(__name__)
@@ -75,10 +75,10 @@ class Observer:
             self._watch(agent)
 
     def _watch(self, agent: Agent) -> None:
-        from ..turns import TurnTracker
         from .bus import is_realtime, watch_bus
         from .requests import watch_requests
         from .streams import watch_streams
+        from .turns import TurnTracker
         from .words import WordsWatch
 
         speaks = getattr(agent, "tts", None) is not None

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.utils.module_loading import import_string
 
-from ..conf import SETTING, get_settings
+from ..conf.settings import SETTING, get_settings
 from ..exceptions import RunnerConfigurationError
 
 Redact = Callable[[str, str, dict[str, Any]], dict[str, Any] | None]

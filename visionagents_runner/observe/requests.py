@@ -12,7 +12,7 @@ from .hooks import Undo, hook, quietly
 if TYPE_CHECKING:
     from vision_agents.core import Agent
 
-    from ..turns import TurnTracker
+    from .turns import TurnTracker
     from .words import Tell, WordsWatch
 
 _METRICS_EVENT = "agent_metrics"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vision_agents.core.edge.types import Participant
 
     from ..edge import Words
-    from ..turns import TurnTracker
+    from .turns import TurnTracker
 
 Tell = Callable[..., None]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 
-from ..conf import SETTING, RunnerSettings, get_settings
+from ..conf.settings import SETTING, RunnerSettings, get_settings
 from ..exceptions import RunnerConfigurationError
 
 Rate = str

@@ -12,7 +12,7 @@ from typing import Any
 
 from django.http import HttpRequest
 
-from ..conf import SETTING, get_settings
+from ..conf.settings import SETTING, get_settings
 
 logger = logging.getLogger(__name__)
 

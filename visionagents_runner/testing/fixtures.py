@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest_asyncio
 
 if TYPE_CHECKING:
-    from ..launcher import AgentLauncher
+    from ..worker.launcher import AgentLauncher
 
 
 class LauncherFactory(Protocol):
@@ -33,8 +33,8 @@ async def agent_launcher(transactional_db: None) -> AsyncIterator[LauncherFactor
     The database is a transactional one because the runtime queries it in threads of its own, which see only what was
     committed.
     """
-    from .. import store
-    from ..launcher import AgentLauncher
+    from ..store import database
+    from ..worker.launcher import AgentLauncher
     from . import stubs
 
     started: list[AgentLauncher] = []
@@ -57,4 +57,4 @@ async def agent_launcher(transactional_db: None) -> AsyncIterator[LauncherFactor
         for launcher in reversed(started):
             await launcher.stop()
         # The runtime's threads keep their connections, and a test database with connections cannot be dropped.
-        await asyncio.to_thread(store.close)
+        await asyncio.to_thread(database.close)

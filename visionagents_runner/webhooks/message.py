@@ -10,8 +10,8 @@ from django.db.models import Count
 from standardwebhooks.webhooks import Webhook
 
 from .. import __version__
+from ..conf.webhooks import Endpoint
 from ..models import AgentSession, SessionEvent, SessionStatus, WebhookDelivery
-from .endpoints import Endpoint
 
 TYPE = "session.ended"
 

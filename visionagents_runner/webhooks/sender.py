@@ -15,12 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .. import store
+from ..conf.webhooks import Endpoint, endpoints
 from ..models import AgentSession, WebhookDelivery
 from ..models.delivery import CLAIM_SECONDS
-from ..tasks import spawn
+from ..store import database
+from ..utils.tasks import spawn
 from .backoff import seconds_before_next
-from .endpoints import Endpoint, endpoints
 from .message import build_body, sign
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class WebhookSender:
             return
         self._stopping = True
         self._woken.set()
-        with suppress(TimeoutError, *store.DATABASE_ERRORS):
+        with suppress(TimeoutError, *database.DATABASE_ERRORS):
             async with asyncio.timeout(timeout):
                 # Not cancelled: what it claims this very moment would be nobody's until the claim is over.
                 await asyncio.wait({self._task})
@@ -103,10 +103,10 @@ class WebhookSender:
             task.cancel()
         if broken_off:
             await asyncio.wait(set(broken_off))
-            with suppress(TimeoutError, *store.DATABASE_ERRORS):
+            with suppress(TimeoutError, *database.DATABASE_ERRORS):
                 async with asyncio.timeout(_RELEASE_SECONDS):
                     for delivery in broken_off.values():
-                        await store.write(delivery.release)
+                        await database.write(delivery.release)
         clients = list(self._clients.values())
         self._clients.clear()
         for client in clients:
@@ -117,7 +117,7 @@ class WebhookSender:
             self._woken.clear()
             try:
                 await self._fill()
-            except store.DATABASE_ERRORS as error:
+            except database.DATABASE_ERRORS as error:
                 logger.warning("Webhooks wait: the database does not answer: %s", error)
             except Exception:
                 logger.exception("Looking for webhooks to send failed; it goes on")
@@ -132,10 +132,10 @@ class WebhookSender:
         known = {endpoint.name: endpoint for endpoint in endpoints()}
         busy = Counter(delivery.endpoint for delivery in self._attempts.values())
         room = {name: PARALLEL - busy[name] for name in known if busy[name] < PARALLEL}
-        due = await store.read(_endpoints_due, list(room))
+        due = await database.read(_endpoints_due, list(room))
         if not due:
             return
-        for delivery in await store.write(WebhookDelivery.objects.claim, {name: room[name] for name in due}):
+        for delivery in await database.write(WebhookDelivery.objects.claim, {name: room[name] for name in due}):
             task = spawn(self._attempt(known[delivery.endpoint], delivery), name=f"webhook-{delivery.pk}")
             self._attempts[task] = delivery
             task.add_done_callback(self._ended)
@@ -151,12 +151,12 @@ class WebhookSender:
 
         status, retry_after = None, None
         try:
-            body = await store.read(build_body, delivery)
+            body = await database.read(build_body, delivery)
             client = await self._client(endpoint)
             answer = await client.post(sign(endpoint, delivery, body), body)
         except AgentSession.DoesNotExist:
             return
-        except store.DATABASE_ERRORS:
+        except database.DATABASE_ERRORS:
             raise
         except NotSent as failure:
             error = str(failure)
@@ -176,11 +176,11 @@ class WebhookSender:
         self, delivery: WebhookDelivery, status: int | None, error: str, retry_after: float | None
     ) -> None:
         if status is not None and not error:
-            if await store.persist(delivery.mark_delivered, status):
+            if await database.persist(delivery.mark_delivered, status):
                 self.tally.delivered += 1
             return
         seconds = None if status == _GONE else seconds_before_next(delivery.attempts, retry_after)
-        if not await store.persist(delivery.mark_failed, status=status, error=error, seconds=seconds):
+        if not await database.persist(delivery.mark_failed, status=status, error=error, seconds=seconds):
             return
         about = {"session_id": str(delivery.session_id)}
         if seconds is None:

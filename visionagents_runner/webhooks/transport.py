@@ -22,8 +22,8 @@ from typing import Any
 import certifi
 import httpcore
 
-from .addresses import Address, refusal
-from .endpoints import Endpoint
+from ..conf.addresses import Address, refusal
+from ..conf.webhooks import Endpoint
 
 TOTAL_SECONDS = 15.0
 CONNECT_SECONDS = 5.0

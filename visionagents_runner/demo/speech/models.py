@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...conf import SETTING, get_settings
+from ...conf.settings import SETTING, get_settings
 
 logger = logging.getLogger(__name__)
 

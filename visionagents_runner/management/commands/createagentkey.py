@@ -9,9 +9,9 @@ from typing import Any
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from visionagents_runner import keys
-from visionagents_runner.durations import parse_duration
+from visionagents_runner.auth import keys
 from visionagents_runner.models import Scope
+from visionagents_runner.utils.durations import parse_duration
 from visionagents_runner.utils.text import one_line
 
 _NEVER = "never"

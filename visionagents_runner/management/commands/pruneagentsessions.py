@@ -11,10 +11,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
 from django.db.models import ProtectedError
 
-from visionagents_runner import retention
-from visionagents_runner.conf import SETTING
-from visionagents_runner.durations import parse_duration
+from visionagents_runner.conf.settings import SETTING
 from visionagents_runner.exceptions import RunnerConfigurationError
+from visionagents_runner.store import retention
+from visionagents_runner.utils.durations import parse_duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress

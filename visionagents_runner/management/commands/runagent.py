@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from visionagents_runner import cli
+from visionagents_runner.cli import main
 from visionagents_runner.exceptions import RunnerError
 
 
@@ -16,13 +16,13 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        cli.add_run_arguments(parser)
+        main.add_run_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         from visionagents_runner.runner import get_runner
 
         try:
-            code = cli.run(get_runner(), argparse.Namespace(**options))
+            code = main.run(get_runner(), argparse.Namespace(**options))
         except RunnerError as error:
             raise CommandError(str(error)) from None
         if code:

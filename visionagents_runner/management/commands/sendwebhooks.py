@@ -10,12 +10,12 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
 
-from visionagents_runner import store
-from visionagents_runner.conf import SETTING
+from visionagents_runner.checks.webhooks import refuse_unsound_endpoints
+from visionagents_runner.conf.settings import SETTING
+from visionagents_runner.conf.webhooks import endpoints
 from visionagents_runner.exceptions import RunnerConfigurationError
 from visionagents_runner.models import WebhookDelivery
-from visionagents_runner.webhooks.checks import refuse_unsound_endpoints
-from visionagents_runner.webhooks.endpoints import endpoints
+from visionagents_runner.store import database
 from visionagents_runner.webhooks.sender import Tally, WebhookSender
 
 _LAST_SECONDS = 5.0
@@ -43,7 +43,7 @@ class Command(BaseCommand):
         except DatabaseError as error:
             raise CommandError(f"The database refused: {str(error).partition(chr(10))[0]}") from error
         finally:
-            store.close()
+            database.close()
         self.stdout.write(
             f"Delivered {tally.delivered:,}, failed {tally.to_be_tried_again + tally.given_up:,} "
             f"(given up: {tally.given_up:,}). Pending: {left:,}."

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from visionagents_runner import cli
+from visionagents_runner.cli import main
 from visionagents_runner.exceptions import RunnerError
 
 
@@ -15,12 +15,12 @@ class Command(BaseCommand):
     help = "Serves the REST API that starts agents on calls, and the project besides. SIGTERM drains, Ctrl-C closes."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        cli.add_serve_arguments(parser)
+        main.add_serve_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         from visionagents_runner.runner import get_runner
 
         try:
-            cli.serve(get_runner(), argparse.Namespace(**options))
+            main.serve(get_runner(), argparse.Namespace(**options))
         except RunnerError as error:
             raise CommandError(str(error)) from None

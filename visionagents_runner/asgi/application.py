@@ -1,0 +1,274 @@
+"""The ASGI application: the API without the host's middleware, Django, WebSockets, and the worker's life."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import threading
+import time
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.core import asgi as django_asgi
+
+from .. import quotas
+from ..exceptions import NotReady, RunnerConfigurationError
+from ..routing import CALL, FEED, match_call, match_feed
+from ..utils.request_headers import why_refused
+from ..worker.worker import AgentWorker, current_worker, ensure_worker
+from .body_limit import within_limit
+from .prefixes import included_prefixes
+
+if TYPE_CHECKING:
+    from asgiref.typing import ASGI3Application
+
+    from ..runner import Runner
+    from .lean import LeanAPI
+
+logger = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 5.0
+
+
+class AgentsApplication:
+    """Routes each scope, and sees to it that the worker runs from the first of them on.
+
+    The worker starts with ``lifespan.startup`` where the server speaks it, else with the first scope, and drains with
+    ``lifespan.shutdown``, or, under daphne, which has no lifespan, before the reactor stops.
+    """
+
+    def __init__(self, runner: Runner, application: Any = None) -> None:
+        self.runner = runner
+        self.managed = False
+        """Whether the server that embeds this application starts and drains the worker itself."""
+        self._application = application
+        self._hooked = False
+        self._next_try = 0.0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        if (why := why_refused(scope["headers"])) is not None:
+            await _refuse(scope, receive, send, why)
+            return
+        if current_worker() is None and not self.managed:
+            await self._start_worker()
+        if scope["type"] == "http" and self._lean is not None and self._lean.matches(scope):
+            await self._lean(scope, receive, send)
+        elif scope["type"] == "websocket" and (call := self._call_of(scope)) is not None:
+            await self._serve_call({**scope, CALL: call}, receive, send)
+        elif scope["type"] == "websocket" and (feed := match_feed(scope, self._prefixes)) is not None:
+            await self._serve_feed({**scope, FEED: feed}, receive, send)
+        elif scope["type"] == "websocket" and self._application is None:
+            await _refuse_websocket(receive, send)
+        elif scope["type"] == "http":
+            await within_limit(self._inner, scope, receive, send, only_django=self.only_django)
+        else:
+            await self._inner(scope, receive, send)
+
+    @property
+    def only_django(self) -> bool:
+        """Whether what is not the API's is Django's."""
+        return self._application is None
+
+    def prepare(self) -> None:
+        """Build now what would hold the event loop at the first request."""
+        from ..websockets import consumers  # noqa: F401
+
+        _ = self._inner, self._lean, self._prefixes
+        quotas.prepare()
+
+    def _call_of(self, scope: Any) -> tuple[str, str] | None:
+        """Return the call whose WebSocket this is; None if it is another one of the project's."""
+        return match_call(scope, self._prefixes)
+
+    async def _serve_call(self, scope: Any, receive: Any, send: Any) -> None:
+        from ..websockets.consumers import CallConsumer
+
+        await CallConsumer(self.runner)(scope, receive, send)
+
+    async def _serve_feed(self, scope: Any, receive: Any, send: Any) -> None:
+        from ..websockets.consumers import FeedConsumer
+
+        await FeedConsumer(self.runner)(scope, receive, send)
+
+    @cached_property
+    def _prefixes(self) -> list[str]:
+        return included_prefixes()
+
+    @cached_property
+    def _inner(self) -> ASGI3Application:
+        application: Any = self._application or django_asgi.get_asgi_application()
+        from django.apps import apps
+
+        if apps.is_installed("django.contrib.staticfiles") and (settings.DEBUG or self.runner.standalone):
+            from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
+
+            application = ASGIStaticFilesHandler(application)
+        return application  # type: ignore[no-any-return]
+
+    @cached_property
+    def _lean(self) -> LeanAPI | None:
+        from .lean import lean_api
+
+        return lean_api(self.runner)
+
+    async def _lifespan(self, receive: Any, send: Any) -> None:
+        message = await receive()
+        assert message["type"] == "lifespan.startup"
+        self.runner.stopped = False
+        self.prepare()
+        try:
+            await ensure_worker(self.runner)
+        except RunnerConfigurationError as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        except Exception:
+            # The rest of the project is served; a later request tries again.
+            logger.exception("The worker could not start")
+        else:
+            _warn(self.runner)
+        await send({"type": "lifespan.startup.complete"})
+        while (await receive())["type"] != "lifespan.shutdown":
+            pass
+        await drain(self.runner)
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _start_worker(self) -> None:
+        """Start the worker. If that fails, the project is served all the same, and a later request tries again."""
+        if self.runner.stopped or time.monotonic() < self._next_try:
+            return
+        self._next_try = time.monotonic() + _RETRY_SECONDS
+        try:
+            worker = await ensure_worker(self.runner)
+        except (NotReady, RunnerConfigurationError) as error:
+            logger.error("The worker could not start: %s", error)
+            return
+        except Exception:
+            logger.exception("The worker could not start")
+            return
+        self._next_try = 0.0
+        if not self._hooked:
+            self._hooked = True
+            hook_into_server(self.runner, worker)
+            _warn(self.runner)
+
+
+def _warn(runner: Runner) -> None:
+    from ..server.banner import warn_of_local_requests
+
+    warn_of_local_requests(runner)
+
+
+def project_application(runner: Runner) -> AgentsApplication:
+    """Return what ``serveagents`` serves: the project's ASGI_APPLICATION, consumers included, with the API before it.
+
+    Raises:
+        RunnerConfigurationError: it cannot be imported.
+    """
+    path = getattr(settings, "ASGI_APPLICATION", None)
+    if not path or runner.standalone:
+        return runner.asgi
+    from django.utils.module_loading import import_string
+
+    try:
+        application = import_string(path)
+    except ImportError as error:
+        raise RunnerConfigurationError(f"ASGI_APPLICATION = {path!r} cannot be imported: {error}") from error
+    if isinstance(application, AgentsApplication):
+        return application
+    return AgentsApplication(runner, application)
+
+
+async def drain(runner: Runner, timeout: float | None = None) -> None:
+    """Drain the worker of this process and have no other one started. Its threads end too."""
+    runner.stopped = True
+    if (worker := current_worker()) is not None:
+        await worker.drain(timeout)
+    from ..store import database
+
+    await asyncio.to_thread(database.close)
+
+
+def hook_into_server(runner: Runner, worker: AgentWorker) -> None:
+    """Have the worker drained by a server that gives no lifespan.
+
+    Under daphne the reactor waits for it before it stops, and its listeners answer (``/ready`` says 503) until then.
+    Under ``runserver``, whose server runs in a daemon thread, a change of code and the end of the process close the
+    sessions first.
+    """
+    loop = asyncio.get_running_loop()
+    if threading.current_thread() is not threading.main_thread():
+        _hook_into_runserver(runner, worker, loop)
+        return
+    reactor: Any = sys.modules.get("twisted.internet.reactor")
+    if reactor is None or getattr(reactor, "_asyncioEventloop", None) is not loop:
+        return
+    from twisted.internet.defer import Deferred
+
+    def before_shutdown() -> Any:
+        return Deferred.fromFuture(asyncio.ensure_future(_drain_and_sweep(runner), loop=loop))
+
+    reactor.addSystemEventTrigger("before", "shutdown", before_shutdown)
+
+
+def _hook_into_runserver(runner: Runner, worker: AgentWorker, loop: asyncio.AbstractEventLoop) -> None:
+    def close_all() -> None:
+        if not worker.running or not loop.is_running():
+            return
+        runner.stopped = True
+        seconds = max(launcher.close_timeout for launcher in runner.launchers.values()) + 5
+        try:
+            asyncio.run_coroutine_threadsafe(worker.stop(), loop).result(seconds)
+        except Exception:
+            logger.exception("The sessions could not be closed before the reload; the next start declares them lost")
+
+    from django.utils.autoreload import file_changed
+
+    def on_change(*, file_path: Any, **kwargs: Any) -> None:
+        if str(file_path).endswith(".py"):
+            close_all()
+
+    file_changed.connect(on_change, weak=False, dispatch_uid="visionagents_runner.asgi")
+    # Before the interpreter's threads end: an atexit function would come too late for the database's.
+    register = getattr(threading, "_register_atexit", None)
+    if register is not None:
+        register(close_all)
+
+
+async def _drain_and_sweep(runner: Runner) -> None:
+    await drain(runner)
+    await sweep()
+
+
+async def sweep(patience: float = 5.0) -> None:
+    """Cancel every other task of this loop and wait for them: no ``finally`` runs for a task that is just dropped."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=patience)
+
+
+async def _refuse(scope: Any, receive: Any, send: Any, why: str) -> None:
+    """Answer 431 to what is not worth reading; a WebSocket that was not accepted cannot be told the reason."""
+    if scope["type"] == "websocket":
+        await _refuse_websocket(receive, send)
+        return
+    body = json.dumps({"detail": why}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": 431, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _refuse_websocket(receive: Any, send: Any) -> None:
+    await receive()
+    await send({"type": "websocket.close", "code": 4404})

@@ -1,0 +1,136 @@
+"""A worker process under a supervisor: how it comes to serve, and its end of the pipe between the two."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import runpy
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+from ..exceptions import RunnerConfigurationError
+
+logger = logging.getLogger(__name__)
+
+SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
+"""Blocked in a worker until it can answer them: what comes before that is not lost."""
+
+STARTUP_FAILURE = 3
+"""What uvicorn, too, ends with if it could not start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a worker process is to serve: the project's runner with ``options``, or what its parent's script does."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    script: str = ""
+    """Path of the script that called ``serve`` or ``cli``; it is run again, up to that call."""
+    module: str = ""
+    """The same of one that was run by ``python -m``."""
+
+
+class Supervised:
+    """This process's place under its supervisor."""
+
+    def __init__(self, connection: Connection, listener: socket.socket, *, late: bool) -> None:
+        self.listener = listener
+        self.late = late
+        """Whether others serve already: it takes no connections from them that it would answer with 503, until warm."""
+        self.begun = False
+        self._connection = connection
+
+    def tell(self, what: str, text: str = "") -> None:
+        with suppress(OSError):  # it is gone, which `_hear` sees too
+            self._connection.send((what, text))
+
+    def begin(
+        self, *, on_signal: Callable[[int, int], None], on_retire: Callable[[], None], on_orphaned: Callable[[], None]
+    ) -> None:
+        """Take part in what the supervisor says from now on; the event loop runs and signals are answered.
+
+        ``on_signal`` is given how many the supervisor has had, and which it was. ``on_retire``: another worker takes
+        this one's place. ``on_orphaned``: the supervisor is gone.
+        """
+        self.begun = True
+        self._on_signal, self._on_retire, self._on_orphaned = on_signal, on_retire, on_orphaned
+        asyncio.get_running_loop().add_reader(self._connection.fileno(), self._hear)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        self.tell("begun")
+
+    def _hear(self) -> None:
+        try:
+            while self._connection.poll():
+                what, *values = self._connection.recv()
+                if what == "ping":
+                    self.tell("pong")
+                elif what == "signal":
+                    self._on_signal(*values)
+                elif what == "retire":
+                    self._on_retire()
+        except (EOFError, OSError):
+            asyncio.get_running_loop().remove_reader(self._connection.fileno())
+            self._on_orphaned()
+
+
+_place: Supervised | None = None
+
+
+def place() -> Supervised | None:
+    """Return this process's place under a supervisor, if it has one."""
+    return _place
+
+
+def work(connection: Connection, listener: socket.socket, order: Order, late: bool) -> None:
+    """Be a worker: what a process that a supervisor spawned does, from its beginning to its end."""
+    global _place
+    _place = Supervised(connection, listener, late=late)
+    # A hangup is the supervisor's affair. Not SIG_IGN, which the programs that agents run would inherit; they do where
+    # somebody else wants it (nohup).
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
+    _name_process_in_logs()
+    if order.script:
+        runpy.run_path(order.script, run_name="__main__")
+    elif order.module:
+        runpy.run_module(order.module, run_name="__main__", alter_sys=True)
+    else:
+        _serve_project(order.options)
+    if not _place.begun:
+        _place.tell("failed", f"{order.script or order.module} ended without serving when a worker ran it")
+
+
+def _serve_project(options: dict[str, Any]) -> None:
+    import django
+
+    django.setup()
+    from ..runner import get_runner
+    from .main import serve
+
+    assert _place is not None
+    try:
+        runner = get_runner()
+    except RunnerConfigurationError as error:
+        _place.tell("failed", str(error))
+        raise SystemExit(STARTUP_FAILURE) from None
+    serve(runner, **options)
+
+
+def _name_process_in_logs() -> None:
+    """Have each record carry ``pid``: the formats of `logs` show whatever a record has beyond the usual."""
+    from ..telemetry import logs  # noqa: F401 - what records have when it is imported counts as usual
+
+    make, pid = logging.getLogRecordFactory(), os.getpid()
+
+    def make_with_pid(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        record.pid = pid
+        return record
+
+    logging.setLogRecordFactory(make_with_pid)

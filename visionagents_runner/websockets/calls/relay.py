@@ -1,0 +1,199 @@
+"""`RelayDesk`: a worker's side of relayed calls: clients here whose agents run elsewhere, and the other way round."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING
+
+from ...auth.tokens import ROLES
+from ...messaging.layer import Link, Message, deliver, get_layer, get_link, worker_group
+from ...utils.tasks import spawn
+from ..protocol import Code
+from .relay_link import BEAT_SECONDS, SILENCE_SECONDS, End, Lane, Peer
+
+if TYPE_CHECKING:
+    from ...worker.worker import AgentWorker
+    from .member import Guest
+
+logger = logging.getLogger(__name__)
+
+_LAST_SECONDS = 2.0
+_KEYS_KEPT = 512
+_GOING_AWAY = "The process of the server that runs the agent of this call is going away"
+_GONE = "The process of the server that runs the agent of this call is gone"
+_NOT_UNDERSTOOD = "The processes of the server are of different versions: join again in a moment"
+
+
+class RelayDesk:
+    """One a worker. Where no channel layer reaches other processes it does nothing."""
+
+    def __init__(self, worker: AgentWorker) -> None:
+        self._id = worker.id
+        self._link: Link | None = None
+        self._undo: Callable[[], None] | None = None
+        self._peers: dict[uuid.UUID, Peer] = {}
+        self._members: set[asyncio.Task[None]] = set()
+        self._came: deque[str] = deque(maxlen=_KEYS_KEPT)
+        """Keys of those who came last, whether they are still here or not."""
+        self._beating: asyncio.Task[None] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._undo is not None
+
+    @property
+    def lanes(self) -> int:
+        """How many people are relayed, either way."""
+        return sum(len(peer.lanes) for peer in self._peers.values())
+
+    def open(self) -> None:
+        self._link = link = get_link()
+        if link is not None:
+            self._undo = link.join(worker_group(self._id), self._on_message)
+
+    async def close(self) -> None:
+        """Tell the other workers that all is over here, and those clients whose agents are elsewhere."""
+        if self._link is None or self._undo is None:
+            return
+        layer, peers = get_layer(), list(self._peers.values())
+        try:
+            async with asyncio.timeout(_LAST_SECONDS):
+                byes = [(worker_group(peer.id), peer.bye()) for peer in peers]
+                while self._link.waiting and peers:  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+                for group, bye in byes:  # once more, because the link may close in the middle of the last one
+                    await deliver(layer, group, bye)
+        except Exception as error:
+            logger.debug("Other workers were not told that this one ends: %r", error)
+        members = list(self._members)
+        self.abandon()
+        if members:
+            await asyncio.wait(members, timeout=_LAST_SECONDS)
+
+    def abandon(self) -> None:
+        """End all here, without a word to others."""
+        if self._undo is not None:
+            self._undo()
+            self._undo = None
+        for peer in list(self._peers.values()):
+            self._lose(peer, "The server is going away")
+        for task in self._members:
+            task.cancel()
+        if self._beating is not None:
+            self._beating.cancel()
+            self._beating = None
+
+    # A client of this worker
+
+    def knock(self, home: uuid.UUID, end: End, guest: Guest) -> Lane:
+        """Ask another worker to let somebody into its room."""
+        peer = self._peer(home)
+        lane = peer.open(uuid.uuid4().hex, end, confirmed=False)
+        told = {"call": list(guest.call), "admission": asdict(guest.admission), "name": guest.name}
+        peer.send({"type": "relay.open", "key": lane.key, "agents": list(guest.agents), **told})
+        return lane
+
+    # Messages
+
+    def _on_message(self, message: Message) -> None:
+        kind: str = message["type"]
+        if not kind.startswith("relay."):
+            return
+        sender = uuid.UUID(message["from"])
+        if kind == "relay.open":
+            self._let_in(self._peer(sender), message)
+        elif (peer := self._peers.get(sender)) is not None:
+            if kind == "relay.bundle":
+                peer.receive(message)
+            elif kind == "relay.over":
+                if (lane := peer.lanes.get(message["key"])) is not None:
+                    peer.forget(lane)
+                    lane.end.over(message["code"], message["detail"])
+            elif kind in {"relay.vet", "relay.vouched"}:
+                if (lane := peer.lanes.get(message["key"])) is not None:
+                    (lane.end.asked if kind == "relay.vet" else lane.end.vouched)(message["n"])
+            elif kind == "relay.bye":
+                self._lose(peer, _GOING_AWAY)
+
+    def _let_in(self, peer: Peer, message: Message) -> None:
+        from .remote_member import NearMember
+
+        key: str = message["key"]
+        if key in peer.lanes or key in self._came:
+            return  # the layer delivers a message twice now and then
+        self._came.append(key)
+        try:
+            guest = _read_guest(message)
+        except (KeyError, TypeError, ValueError) as error:
+            logger.warning("Worker %s sent somebody whom this version does not understand: %r", peer.id, error)
+            over = {"code": Code.GOING_AWAY.value, "detail": _NOT_UNDERSTOOD}
+            peer.send({"type": "relay.over", "key": key, **over})
+            return
+        member = NearMember(guest)
+        task = member.open(peer.open(key, member, confirmed=True))
+        self._members.add(task)
+        task.add_done_callback(self._members.discard)
+
+    # Peers
+
+    def _peer(self, worker_id: uuid.UUID) -> Peer:
+        assert self._link is not None
+        peer = self._peers.get(worker_id)
+        if peer is None:
+            peer = self._peers[worker_id] = Peer(self._link, self._id, worker_id)
+        if self._beating is None:
+            self._beating = spawn(self._beat(), name="call-relay-beat")
+        return peer
+
+    def _lose(self, peer: Peer, why: str) -> None:
+        self._peers.pop(peer.id, None)
+        peer.dispose()
+        for lane in list(peer.lanes.values()):
+            peer.forget(lane)
+            lane.end.broken(why)
+
+    async def _beat(self) -> None:
+        beaten_at = time.monotonic()
+        while self._peers:
+            await asyncio.sleep(BEAT_SECONDS)
+            now = time.monotonic()
+            late = now - beaten_at > 2 * BEAT_SECONDS
+            beaten_at = now
+            for peer in list(self._peers.values()):
+                if not peer.lanes:
+                    self._peers.pop(peer.id, None)
+                    peer.dispose()
+                    continue
+                if late:  # it was this process that was held up: what they sent meanwhile is about to be read
+                    peer.heard_at = now
+                if now - peer.heard_at > SILENCE_SECONDS:
+                    logger.warning("Worker %s does not answer: %d relayed people leave", peer.id, len(peer.lanes))
+                    self._lose(peer, _GONE)
+                else:
+                    peer.beat()
+        self._beating = None
+
+
+def _read_guest(message: Message) -> Guest:
+    """Return whom another worker, perhaps of another version, asks to let in.
+
+    Raises:
+        KeyError, TypeError, ValueError: something is missing, or is not what it should be.
+    """
+    from .access import Admission
+    from .member import Guest
+
+    call_type, call_id = message["call"]
+    told = message["admission"]
+    admission = Admission(**{each.name: told[each.name] for each in fields(Admission) if each.name in told})
+    if admission.role not in ROLES:
+        raise ValueError(f"role is {admission.role!r}")
+    if (judged := told["judged"]) is not None and not isinstance(judged, (list, tuple)):
+        raise ValueError(f"judged is {judged!r}")
+    return Guest((call_type, call_id), admission, message["name"], tuple(message["agents"]))

@@ -1,0 +1,656 @@
+"""`AgentWorker`: the process that hosts sessions. Heartbeat, reaping, time limits, close requests, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..checks.webhooks import refuse_unsound_endpoints
+from ..conf.settings import get_settings
+from ..dispatch.claimer import Claims
+from ..exceptions import NotReady, RunnerConfigurationError
+from ..models import EndReason, SessionStatus, Worker
+from ..observe import load_redact
+from ..sessions.recorder import Recorder
+from ..sessions.session import LiveSession, tell_ended
+from ..store import database
+from ..telemetry.looplag import LoopLag
+from ..utils.process import identify
+from ..utils.tasks import spawn
+from ..webhooks.sender import WebhookSender
+from .control import ControlDesk
+from .lease import Lease, boot_time
+
+if TYPE_CHECKING:
+    from ..conf.prices import Cost
+    from ..runner import Runner
+    from ..websockets.calls.relay import RelayDesk
+    from ..websockets.feeds.publisher import NewsDesk
+    from .launcher import AgentLauncher
+
+logger = logging.getLogger(__name__)
+
+_WARM_UP_RETRY_SECONDS = (5.0, 15.0, 60.0)
+_LAST_SECONDS = 5.0
+_RELAYED_SECONDS = 0.25
+_NO_LEASE = "The worker could not reach the database, and stopped it before others would start it again."
+_NOBODY = "Its worker does not run it: an answer of the database was lost while it started."
+_TASK_NAME = "agent-worker"
+
+
+class AgentWorker:
+    """Hosts the sessions of some launchers on the event loop that it is started on. One a process."""
+
+    def __init__(self, launchers: Mapping[str, AgentLauncher], *, runner: str = "", serves: bool = False) -> None:
+        """``serves``: it takes queued sessions, whoever asked for them, besides those that its own process starts."""
+        self.launchers = dict(launchers)
+        self.serves = serves
+        self.id = uuid.uuid4()
+        self.draining = False
+        self.cordoned = False
+        """An operator asked it to take no new sessions. It goes on with those that it has, and does not end."""
+        self.closing_reason = EndReason.DRAINED
+        self.warm_up_error = ""
+        self.claims = Claims(self)
+        self.lease = Lease(self._stop_what_may_go_on_elsewhere)
+        self.control = ControlDesk(self)
+        self.recorder = Recorder()
+        self.webhooks = WebhookSender()
+        settings = get_settings()
+        self.lag = LoopLag(
+            warning=settings.LOOP_LAG_WARNING, limit=settings.LOOP_LAG_LIMIT, counts=lambda: self.warmed_up
+        )
+
+        from ..store.census import Cluster
+        from ..telemetry.instruments import Instruments
+
+        self.instruments = Instruments()
+        self.cluster = Cluster(self.track)
+
+        self._runner = runner
+        self._row: Worker | None = None
+        self._running = False
+        self._identity = identify()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._saved: dict[uuid.UUID, dict[str, Any]] = {}
+        self._unknown: set[uuid.UUID] = set()
+        self._hurry: asyncio.Event | None = None
+        self._idle: asyncio.Event | None = None
+        self._draining: asyncio.Task[None] | None = None
+        self._telling: set[asyncio.Task[Any]] = set()
+        self._limits: dict[str, asyncio.Task[Any]] = {}
+        self._desk: NewsDesk | None = None
+        self.relays: RelayDesk | None = None
+        self._stop_hearing: Callable[[], None] = lambda: None
+
+    # State
+
+    @property
+    def running(self) -> bool:
+        return self._running
+
+    @property
+    def warmed_up(self) -> bool:
+        return all(launcher.warmed_up for launcher in self.launchers.values())
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes new sessions."""
+        return self.not_ready_reason() is None
+
+    @property
+    def live_sessions(self) -> Iterable[LiveSession]:
+        return chain.from_iterable(launcher.sessions.values() for launcher in self.launchers.values())
+
+    @property
+    def total_started(self) -> int:
+        return sum(launcher.total_started for launcher in self.launchers.values())
+
+    @property
+    def capacity(self) -> int | None:
+        """The sum of its launchers' limits; None if one has none."""
+        total = 0
+        for launcher in self.launchers.values():
+            if launcher.max_concurrent_sessions is None:
+                return None
+            total += launcher.max_concurrent_sessions
+        return total
+
+    def get_session(self, session_id: str) -> LiveSession | None:
+        """Return a session that this process runs, whatever its launcher."""
+        for launcher in self.launchers.values():
+            if (session := launcher.get_session(session_id)) is not None:
+                return session
+        return None
+
+    def not_taking(self) -> NotReady | None:
+        """Return why it takes no new sessions at all, warm or not; None if it does."""
+        if not self._running:
+            return NotReady("The worker is not running", retry_after=5)
+        if self.draining or self.cordoned:
+            return NotReady("The worker is draining", retry_after=max(1, round(get_settings().DRAIN_TIMEOUT)))
+        return None
+
+    def not_starting(self) -> NotReady | None:
+        """Return why a session cannot be started here now, by whomever; None if it can."""
+        if (reason := self.not_taking()) is not None:
+            return reason
+        if self.lease.runs_out:
+            return NotReady("The worker has not reached the database for long: others may take it for dead")
+        if self.lag.overloaded:
+            return NotReady("The worker is overloaded: its event loop does not keep up", retry_after=10)
+        return None
+
+    def not_ready_reason(self) -> NotReady | None:
+        """Return why a client should not start a session here now; None if it should."""
+        if (reason := self.not_starting()) is not None:
+            return reason
+        if not self.warmed_up:
+            return NotReady("The worker is warming up" + self.warm_up_error, retry_after=5)
+        return None
+
+    @property
+    def only_overloaded(self) -> bool:
+        """Whether it would take sessions, were its event loop not behind: another worker may."""
+        return self.not_taking() is None and self.warmed_up and self.lag.overloaded
+
+    # Life
+
+    async def start(self, *, warm_up: bool = True) -> None:
+        """Register in the database and begin. Warming up goes on in the background, if at all.
+
+        Raises:
+            RunnerConfigurationError: the database has no tables for it, ``REDACT`` names nothing that can be called, or
+                ``WEBHOOKS`` has an entry that is wrong.
+        """
+        global _current
+        if self._running:
+            raise RuntimeError("The worker is already running")
+        if _current is not None:
+            raise RuntimeError("This process has a worker already: stop it first")
+        _current = self
+        try:
+            for launcher in self.launchers.values():
+                launcher.attach(self)
+            refuse_unsound_endpoints()
+            load_redact()  # what cannot be redacted is not shown: found out now rather than in a call
+            self._row = self._new_row()
+            registered_at = boot_time()
+            await self._register(self._row)
+        except BaseException:
+            self._forget()
+            raise
+        self._running = True
+        self.lease.renew(registered_at)
+        self.recorder.start()
+        self._open_desk()
+        self.webhooks.start()
+        self.lag.start()
+        self._hurry, self._idle = asyncio.Event(), asyncio.Event()
+        self._idle.set()
+        self.control.open()
+        self._hear_of_ends()
+        settings = get_settings()
+        self._every(settings.HEARTBEAT_INTERVAL, self._beat, name="heartbeat")
+        self._every(settings.POLL_INTERVAL, self._poll, name="poll")
+        self._every(settings.METRICS_INTERVAL, self._save_metrics, name="metrics")
+        # On its own: looking after others may take long, and a heartbeat must not.
+        self._every(settings.HEARTBEAT_INTERVAL, self._look_after_sessions, name="reap", at_once=True)
+        for launcher in self.launchers.values():
+            self._look_after(launcher)
+            if warm_up:
+                self._spawn(self._warm_up(launcher), name=f"warm-up-{launcher.name}")
+        self._every(self.lease.check_seconds, _awaitable(self.lease.check), name="lease")
+        if self.serves:
+            await self.claims.open()
+
+    def add(self, launcher: AgentLauncher) -> None:
+        """Host one more launcher, on the event loop on which this worker runs."""
+        name, number = launcher.name, 1
+        while name in self.launchers:
+            number += 1
+            name = f"{launcher.name}-{number}"
+        launcher.name = name
+        launcher.attach(self)
+        self.launchers[name] = launcher
+        self._look_after(launcher)
+
+    async def remove(self, launcher: AgentLauncher) -> None:
+        """Close the sessions of a launcher and host it no longer."""
+        await self.close_sessions(launcher.sessions.values(), reason=self.closing_reason)
+        if (task := self._limits.pop(launcher.name, None)) is not None:
+            task.cancel()
+        self.launchers.pop(launcher.name, None)
+        launcher.detach()
+
+    def _look_after(self, launcher: AgentLauncher) -> None:
+        work = _awaitable(launcher.check_limits)
+        self._limits[launcher.name] = self._every(launcher.maintenance_interval, work, name=f"limits-{launcher.name}")
+
+    async def drain(self, timeout: float | None = None) -> None:
+        """Take no new sessions, let calls go on for ``timeout`` seconds (DRAIN_TIMEOUT), then close the rest; stop.
+
+        Asked again while it drains, it closes the rest at once. It goes on if its caller is cancelled.
+        """
+        if not self._running:
+            return
+        if self._draining is None:
+            self.draining = True
+            timeout = get_settings().DRAIN_TIMEOUT if timeout is None else timeout
+            self._draining = spawn(self._drain(timeout), name=f"{_TASK_NAME}-drain")
+        else:
+            self.hurry()
+        await asyncio.shield(self._draining)
+
+    async def _drain(self, timeout: float) -> None:
+        assert self._hurry is not None
+        try:
+            count = sum(1 for _ in self.live_sessions)
+            if count and timeout > 0:
+                logger.info("Draining: %d live sessions may go on for %g s", count, timeout)
+            self._spawn(self._mark_draining(), name="mark-draining")
+            await self.claims.close()
+            deadline = time.monotonic() + timeout
+            while (left := deadline - time.monotonic()) > 0 and not self._hurry.is_set() and self._in_use:
+                # Who is relayed leaves without a word to this worker's sessions: so look again now and then.
+                await self._wait_idle_or_hurry(left if any(self.live_sessions) else min(left, _RELAYED_SECONDS))
+            await self._stop()
+        except Exception:
+            logger.exception("The worker did not stop in order; the next one declares what it left as lost")
+        finally:
+            self._forget()
+
+    @property
+    def _in_use(self) -> bool:
+        """Whether calls go on here, or through here to agents of other workers."""
+        return any(self.live_sessions) or (self.relays is not None and self.relays.lanes > 0)
+
+    def hurry(self) -> None:
+        """Have a drain that is under way close the rest at once."""
+        if self._hurry is not None:
+            self._hurry.set()
+
+    async def stop(self) -> None:
+        """Close every session in order and stop."""
+        await self.drain(timeout=0)
+
+    async def close_sessions(self, sessions: Iterable[LiveSession], *, reason: EndReason = EndReason.DRAINED) -> None:
+        """Close sessions and wait until their rows have ended, at most as long as their teardown may take."""
+        closing = list(sessions)
+        for session in closing:
+            session.request_close(by="drain", reason=reason)
+        if not closing:
+            return
+        ends = {spawn(session.wait_ended(), name=f"wait-{session.id}") for session in closing}
+        # A session may use its close timeout twice: for join_call to end, and for the agent to close.
+        patience = 2 * max(launcher.close_timeout for launcher in self.launchers.values()) + _LAST_SECONDS
+        _, pending = await asyncio.wait(ends, timeout=patience)
+        for end in ends:
+            end.cancel()
+        if pending:
+            logger.error("%d sessions did not end within %g s and are abandoned", len(pending), patience)
+            for session in closing:
+                if not session.finished:
+                    session.abandon()
+
+    def session_ended(self, session: LiveSession) -> None:
+        """Called by a launcher when a session has ended."""
+        self.webhooks.wake()
+        self.claims.freed(session.row)
+        self.claims.room_changed()
+        if self._idle is not None and not any(self.live_sessions):
+            self._idle.set()
+
+    async def _stop(self) -> None:
+        assert self._row is not None
+        await self.close_sessions(self.live_sessions, reason=self.closing_reason)
+        self.control.close()
+        self._stop_hearing()
+        await self._end_tasks()
+        await self.recorder.close(_LAST_SECONDS)
+        await self._close_desk()
+        try:
+            async with asyncio.timeout(_LAST_SECONDS):
+                left = await database.stop(self._row)
+            self._announce(left, EndReason.DRAINED)
+        except (TimeoutError, *database.DATABASE_ERRORS) as error:
+            logger.error("The worker could not say goodbye to the database: %r; others will reap it", error)
+        # What is not sent now is sent by other workers, or by the next one.
+        await self.webhooks.close(_LAST_SECONDS)
+        if self._telling:
+            await asyncio.wait(self._telling, timeout=_LAST_SECONDS)
+
+    async def _end_tasks(self) -> None:
+        ending = set(self._tasks)
+        for task in ending:
+            task.cancel()
+        if not ending:
+            return
+        _, pending = await asyncio.wait(ending, timeout=_LAST_SECONDS)
+        if pending:
+            names = ", ".join(sorted(task.get_name() for task in pending))
+            logger.error("Tasks of the worker did not end in %g s and are left behind: %s", _LAST_SECONDS, names)
+
+    def _forget(self) -> None:
+        """This process has no worker any more."""
+        global _current
+        self._running = False
+        self.claims.abandon()
+        if self.relays is not None:
+            self.relays.abandon()
+        if self._desk is not None:
+            self._desk.close()
+        self.control.close()
+        self._stop_hearing()
+        self.recorder.abandon()
+        self.webhooks.cancel()
+        self.lag.stop()
+        for task in self._tasks | self._telling:
+            task.cancel()
+        for launcher in self.launchers.values():
+            launcher.detach()
+        if _current is self:
+            _current = None
+
+    # Pieces
+
+    def _new_row(self) -> Worker:
+        identity = self._identity
+        return Worker(
+            id=self.id,
+            hostname=identity.hostname,
+            pid=identity.pid,
+            boot_id=identity.boot_id,
+            pid_namespace=identity.pid_namespace,
+            process_started=identity.started,
+            runner=self._runner[:255],
+            version=__version__,
+            capacity=self.capacity,
+            agents=self._agents(),
+        )
+
+    def _agents(self) -> dict[str, int | None]:
+        """What the row says of the agents that others may have started here."""
+        if not self.serves:
+            return {}
+        return {name: launcher.max_concurrent_sessions for name, launcher in self.launchers.items()}
+
+    async def _register(self, row: Worker) -> None:
+        from django.db import DatabaseError
+
+        try:
+            await database.register(row)
+        except DatabaseError as error:
+            text = str(error).lower()
+            if "no such table" in text or "does not exist" in text or "doesn't exist" in text:
+                raise RunnerConfigurationError(
+                    "The database has no tables for the sessions: run `python manage.py migrate`"
+                ) from error
+            first_line = str(error).partition("\n")[0]
+            raise RunnerConfigurationError(f"The database does not answer: {first_line}") from error
+
+    def _open_desk(self) -> None:
+        from ..websockets.calls.relay import RelayDesk
+        from ..websockets.feeds.publisher import NewsDesk
+
+        self._desk, self.relays = NewsDesk(self), RelayDesk(self)
+        self._desk.open(asyncio.get_running_loop())
+        self.relays.open()
+
+    async def _close_desk(self) -> None:
+        from ..messaging import layer
+
+        if self.relays is not None:
+            await self.relays.close()
+        if self._desk is not None:
+            self._desk.close()
+            await layer.settle()
+
+    def _spawn(self, coroutine: Any, *, name: str) -> asyncio.Task[Any]:
+        task = spawn(coroutine, name=f"{_TASK_NAME}-{name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _every(
+        self, seconds: float, work: Callable[[], Awaitable[Any]], *, name: str, at_once: bool = False
+    ) -> asyncio.Task[Any]:
+        async def loop() -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            if not at_once:
+                await asyncio.sleep(seconds)
+            while not task.cancelling():
+                try:
+                    await work()
+                except database.DATABASE_ERRORS as error:
+                    logger.warning("The worker's %s: the database does not answer: %s", name, error)
+                except asyncio.CancelledError:
+                    if task.cancelling():
+                        raise
+                    logger.error("The worker's %s was cancelled from inside; it goes on", name)
+                except Exception:
+                    logger.exception("The worker's %s failed", name)
+                await asyncio.sleep(seconds)
+
+        return self._spawn(loop(), name=name)
+
+    def track(self, task: asyncio.Task[Any]) -> None:
+        """Hold a task that tells receivers of something, and give it a moment before this worker stops."""
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def _warm_up(self, launcher: AgentLauncher) -> None:
+        for attempt in range(10**9):
+            try:
+                await launcher.warmup()
+            except Exception as error:
+                delay = _WARM_UP_RETRY_SECONDS[min(attempt, len(_WARM_UP_RETRY_SECONDS) - 1)]
+                self.warm_up_error = f"; it failed and is tried again ({type(error).__name__}: see the log)"
+                logger.exception("create_agent of %r failed at warm-up; trying again in %g s", launcher.name, delay)
+                await asyncio.sleep(delay)
+            else:
+                self.warm_up_error = ""
+                self.claims.room_changed()
+                return
+
+    async def wait_warm(self) -> None:
+        """Wait until every launcher is warm, or the worker stops."""
+        warming = [task for task in self._tasks if task.get_name().startswith(f"{_TASK_NAME}-warm-up")]
+        await asyncio.gather(*warming, return_exceptions=True)
+
+    async def _mark_draining(self) -> None:
+        assert self._row is not None
+        await database.set_draining(self._row)
+
+    async def _wait_idle_or_hurry(self, timeout: float) -> None:
+        assert self._hurry is not None
+        assert self._idle is not None
+        self._idle.clear()
+        if not self._in_use:
+            return
+        waits = {spawn(self._hurry.wait(), name="drain-hurry"), spawn(self._idle.wait(), name="drain-idle")}
+        try:
+            await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _beat(self) -> None:
+        assert self._row is not None
+        sent_at = boot_time()
+        try:
+            alive = await database.beat(
+                self._row,
+                within=get_settings().WORKER_TTL / 3,
+                draining=self.draining or self.cordoned,
+                loop_lag=dict(self.lag.summary()),
+                capacity=self.capacity,
+                agents=self._agents(),
+            )
+        except TimeoutError:
+            logger.warning("A heartbeat did not reach the database in time")
+            return
+        self.lease.renew(sent_at)
+        if not alive:
+            logger.error("This worker was silent for so long that others declared its sessions lost")
+
+    def _stop_what_may_go_on_elsewhere(self, *, force: bool) -> None:
+        """The database has not heard of this worker for long: others are about to start some of its sessions again."""
+        for session in list(self.live_sessions):
+            if session.row.restartable and not session.finished and (force or not session.closing):
+                if not session.closing:
+                    logger.error("Session %s is stopped: it may be started again elsewhere soon", session.id)
+                session.request_close(by="lease", reason=EndReason.WORKER_LOST, error=_NO_LEASE, force=force)
+
+    async def _look_after_sessions(self) -> None:
+        """Close sessions of ours that others declared lost, and declare lost those of workers that died."""
+        assert self._row is not None
+        await self._close_what_was_declared_lost()
+        await self._end_what_nobody_runs()
+        # The half: whoever asks next after an interval shall find that it is time.
+        every = get_settings().HEARTBEAT_INTERVAL / 2
+        reaped = await database.reap(self._row, self._identity, may_judge=lambda: self.lease.may_judge, every=every)
+        self.instruments.declared_lost(len(reaped.lost))
+        self._announce(reaped.lost, EndReason.WORKER_LOST)
+        self._announce(reaped.expired, EndReason.EXPIRED)
+
+    def _hear_of_ends(self) -> None:
+        """Tell of sessions that this process ends without their having run here: those that waited, say."""
+        loop = asyncio.get_running_loop()
+
+        def listener(keys: Sequence[uuid.UUID], reason: EndReason) -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._announce, keys, reason)
+
+        self._stop_hearing = database.on_end(listener)
+
+    def _announce(self, ids: Iterable[uuid.UUID], reason: EndReason) -> None:
+        for pk in ids:
+            self.webhooks.wake()
+            self.track(spawn(tell_ended(str(pk), reason), name=f"told-{pk}"))
+
+    async def _poll(self) -> None:
+        assert self._row is not None
+        asked = await database.drain_requested(self._row)
+        if asked != self.cordoned:
+            await self._cordon(asked)
+        if any(self.live_sessions):
+            await self.control.look()
+
+    async def _cordon(self, asked: bool) -> None:
+        """Take no new sessions while an operator wants it so."""
+        assert self._row is not None
+        self.cordoned = asked
+        logger.warning(
+            "Asked to drain: no new sessions here, those that are live go on"
+            if asked
+            else "The request to drain was taken back"
+        )
+        self.claims.room_changed()
+        if not self.draining:
+            await database.set_draining(self._row, asked)
+
+    async def _close_what_was_declared_lost(self) -> None:
+        mine = {session.uuid: session for session in self.live_sessions}
+        if not mine:
+            return
+        for pk in await database.ended_among(list(mine)):
+            session = mine[pk]
+            if not session.finished and session.status is not SessionStatus.CLOSING:
+                logger.error("Session %s was declared lost while it ran here; closing it", session.id)
+                session.request_close(by="declared lost", reason=EndReason.WORKER_LOST)
+
+    async def _end_what_nobody_runs(self) -> None:
+        """End sessions that the database has as this worker's, and it has not: an answer of the database was lost.
+
+        Only those that it has not known for two looks: one may be written and not yet begun.
+        """
+        assert self._row is not None
+        theirs = set(await database.live_sessions_of(self._row))
+        known = {session.uuid for session in self.live_sessions}
+        for launcher in self.launchers.values():
+            known |= launcher.admitting | launcher.giving_back
+        unknown = theirs - known
+        for pk in unknown & self._unknown:
+            logger.error("Session %s is this worker's by its row, and does not run here: ending it", pk)
+        # Whoever asked was told that it did not start: so it is not one to start again elsewhere.
+        ended = await database.end_not_begun(self._row, list(unknown & self._unknown), _NOBODY)
+        self._announce(ended, EndReason.CREATE_FAILED)
+        self._unknown = unknown
+
+    async def _save_metrics(self) -> None:
+        snapshots: dict[uuid.UUID, dict[str, Any]] = {}
+        costs: dict[uuid.UUID, Cost] = {}
+        for session in list(self.live_sessions):
+            if session.status is not SessionStatus.ACTIVE or not session.has_agent:
+                continue
+            try:
+                metrics = session.metrics()
+            except Exception:
+                logger.exception("Reading the metrics of session %s failed", session.id)
+                continue
+            if metrics and metrics != self._saved.get(session.uuid):
+                snapshots[session.uuid] = metrics
+                if (cost := session.cost(metrics)) is not None:
+                    costs[session.uuid] = cost
+        if snapshots:
+            await database.save_metrics(snapshots, costs)
+        live = {session.uuid for session in self.live_sessions}
+        self._saved = {pk: value for pk, value in {**self._saved, **snapshots}.items() if pk in live}
+
+
+_current: AgentWorker | None = None
+_starting: asyncio.Lock | None = None
+_starting_loop: asyncio.AbstractEventLoop | None = None
+
+
+def current_worker() -> AgentWorker | None:
+    """Return the worker of this process, if one runs."""
+    return _current
+
+
+async def ensure_worker(runner: Runner) -> AgentWorker:
+    """Return the worker of this process, starting one for ``runner`` if there is none.
+
+    Raises:
+        NotReady: the worker of this process has drained: the process is about to end.
+        RunnerConfigurationError: the database has no tables for it.
+    """
+    global _starting, _starting_loop
+    if _current is not None and _current.running:
+        return _current
+    loop = asyncio.get_running_loop()
+    if _starting is None or _starting_loop is not loop:
+        _starting, _starting_loop = asyncio.Lock(), loop
+    async with _starting:
+        if _current is not None and _current.running:
+            return _current
+        _refuse_if_stopped(runner)
+        worker = AgentWorker(runner.launchers, runner=runner.path, serves=True)
+        await worker.start()
+        try:
+            _refuse_if_stopped(runner)  # a signal may have come meanwhile
+        except NotReady:
+            await worker.stop()
+            raise
+        return worker
+
+
+def _refuse_if_stopped(runner: Runner) -> None:
+    if runner.stopped:
+        raise NotReady("The worker has stopped")
+
+
+def _awaitable(work: Callable[[], None]) -> Callable[[], Awaitable[None]]:
+    async def run() -> None:
+        work()
+
+    return run
