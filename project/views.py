@@ -22,7 +22,7 @@ def home(request: HttpRequest) -> HttpResponse:
     the ids, and the page's script asks the API about each.
     """
     from visionagents_runner import demo
-    from visionagents_runner.runner import get_runner  # here: `manage.py check` loads every URLconf, and its views
+    from visionagents_runner.registry import get_runner  # here: `manage.py check` loads every URLconf, and its views
 
     counts = AgentSession.objects.live().order_by().values_list("agent").annotate(Count("pk"))
     live: dict[str, int] = dict(counts)

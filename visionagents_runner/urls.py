@@ -80,7 +80,7 @@ class CustomAPIResolver(URLResolver):
 
 
 def _custom_patterns() -> list[URLPattern | URLResolver]:
-    from .runner import get_runner
+    from .registry import get_runner
 
     api = get_runner().options.api
     return [] if api is None else _patterns_of(api)

@@ -79,7 +79,7 @@ async def theirs(calls: int) -> dict[str, float]:
 
 async def ours(calls: int) -> dict[str, float]:
     from visionagents_runner.asgi.application import drain
-    from visionagents_runner.runner import get_runner
+    from visionagents_runner.registry import get_runner
     from visionagents_runner.worker.worker import ensure_worker
 
     runner = get_runner()

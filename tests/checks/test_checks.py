@@ -289,7 +289,7 @@ def test_the_runners_own_advice_is_what_is_reported(monkeypatch: pytest.MonkeyPa
     def refuse() -> None:
         raise RunnerConfigurationError("do this")
 
-    monkeypatch.setattr("visionagents_runner.runner.get_runner", refuse)
+    monkeypatch.setattr("visionagents_runner.registry.get_runner", refuse)
     with override_settings(VISIONAGENTS_RUNNER=FOUND):
         [message] = checks.check_runner_imports(None)
     assert message.msg == "do this"

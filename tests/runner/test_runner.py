@@ -15,7 +15,7 @@ from tests.agents import runner as project_runner
 from tests.processes import ROOT, environment
 from visionagents_runner import AgentLauncher, AgentNotFound, Runner, ServeOptions
 from visionagents_runner.exceptions import RunnerConfigurationError
-from visionagents_runner.runner import get_runner
+from visionagents_runner.registry import get_runner
 
 
 def launcher() -> AgentLauncher:

@@ -10,7 +10,7 @@ from ..auth.permissions import Access
 from ..auth.tokens import make_join_token
 from ..dispatch.remote_start import place
 from ..exceptions import CallHidden, MaxConcurrentSessionsExceeded, NoWorker, RunnerError
-from ..runner import Runner
+from ..registry import AgentRegistry
 from ..sessions.session import LiveSession
 from ..store import database
 from ..utils.paths import scope_of
@@ -27,7 +27,9 @@ _MOST_ASKED = 3
 """How often the project's rule is asked about a call on which sessions start all the time."""
 
 
-async def start(request: HttpRequest, runner: Runner, call_id: str, body: StartCallSession, access: Access) -> Found:
+async def start(
+    request: HttpRequest, runner: AgentRegistry, call_id: str, body: StartCallSession, access: Access
+) -> Found:
     """Start a session, and return when its agent is built and joins: on another worker, if this one is full.
 
     The start does not depend on the client: one that goes away leaves a session that can be found and closed.
@@ -73,7 +75,7 @@ async def _visible(request: HttpRequest, access: Access, call_type: str, call_id
 
 
 async def _start(
-    request: HttpRequest, runner: Runner, launcher: AgentLauncher, call_id: str, call_type: str, **values: Any
+    request: HttpRequest, runner: AgentRegistry, launcher: AgentLauncher, call_id: str, call_type: str, **values: Any
 ) -> Found:
     if scope_of(request) is None:
         try:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from copy import deepcopy
 from functools import cached_property, partial
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
@@ -13,7 +14,7 @@ from ninja import NinjaAPI
 from ninja.openapi.schema import OpenAPISchema
 
 from .. import __version__
-from ..runner import Runner
+from ..registry import AgentRegistry
 from ..telemetry.correlation import clean_request_id, correlate, uncorrelate
 from ..utils.paths import Match, Matcher, scope_of
 from .calls import router as calls_router
@@ -47,13 +48,25 @@ _IDS = {
 }
 
 
-def create_api(runner: Runner) -> NinjaAPI:
-    """Return the default API, bound to ``runner``."""
+_apis: WeakKeyDictionary[AgentRegistry, RunnerAPI] = WeakKeyDictionary()
+
+
+def api_of(runner: AgentRegistry) -> NinjaAPI:
+    """Return the one API of ``runner``: its own, if ``ServeOptions(api=...)`` names one, else the default."""
+    if runner.options.api is not None:
+        return runner.options.api
+    if runner not in _apis:
+        _apis[runner] = create_api(runner)
+    return _apis[runner]
+
+
+def create_api(runner: AgentRegistry) -> RunnerAPI:
+    """Return a new default API, bound to ``runner``."""
     return RunnerAPI(runner)
 
 
 class RunnerAPI(NinjaAPI):
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: AgentRegistry) -> None:
         super().__init__(
             title="Voice and video agents",
             version=__version__,

@@ -13,18 +13,18 @@ from django.urls import NoReverseMatch, URLResolver, reverse
 from django.urls.resolvers import RegexPattern
 from ninja import NinjaAPI
 
-from ..runner import get_runner
+from ..registry import get_runner
 from ..utils.paths import Match, check_query, raw_suffix, scope_of
 from .bodies import check_length
 from .docs import DOCS, OPENAPI, LocalSwagger, openapi_schema
 from .errors import error_response, json_response
-from .factory import RunnerAPI
+from .factory import RunnerAPI, api_of
 
 
 async def serve(request: HttpRequest, path: str) -> HttpResponse:
     """Answer a request for ``path``, which is decoded and without the prefix of the mount."""
     try:
-        api = get_runner().api
+        api = api_of(get_runner())
         if not isinstance(api, RunnerAPI):
             return await serve_custom(request, api, path)
         request.get_host()  # refuses what is not in ALLOWED_HOSTS, whether the host has CommonMiddleware or not

@@ -10,7 +10,7 @@ from ninja import NinjaAPI, Router
 
 from ..auth.permissions import Access, who_asks
 from ..quotas import spend
-from ..runner import Runner, get_runner
+from ..registry import AgentRegistry, get_runner
 from .schemas import Error, Problems
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -85,7 +85,7 @@ def json_body(schema: dict[str, Any], *, required: bool) -> dict[str, Any]:
     return {"required": required, "content": {"application/json": {"schema": schema}}}
 
 
-def bind(api: NinjaAPI, runner: Runner) -> None:
+def bind(api: NinjaAPI, runner: AgentRegistry) -> None:
     """Have every operation of ``api`` work on ``runner`` instead of the project's."""
 
     def decorate(run: Callable[..., Any]) -> Callable[..., Any]:
@@ -98,7 +98,7 @@ def bind(api: NinjaAPI, runner: Runner) -> None:
     api.add_decorator(decorate, mode="view")
 
 
-def runner_of(request: HttpRequest) -> Runner:
+def runner_of(request: HttpRequest) -> AgentRegistry:
     """Return the runner that a request is about: the project's, where `bind` was not called."""
     return getattr(request, _RUNNER, None) or get_runner()
 

@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Router
 
 from ..auth.permissions import Action, authorize
-from ..runner import Runner
+from ..registry import AgentRegistry
 from ..sessions.session import LiveSession
 from ..worker.worker import AgentWorker, current_worker
 from .errors import NOT_READY, APIError, answer, json_response
@@ -84,7 +84,7 @@ async def metrics(request: HttpRequest) -> HttpResponse:
     return response
 
 
-def _measure(runner: Runner, worker: AgentWorker | None) -> dict[str, Any]:
+def _measure(runner: AgentRegistry, worker: AgentWorker | None) -> dict[str, Any]:
     """Return `schemas.Metrics`."""
     agents = {}
     for name, launcher in runner.launchers.items():

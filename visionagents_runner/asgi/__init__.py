@@ -17,7 +17,7 @@ def get_asgi_application(application: Any = None) -> AgentsApplication:
     import django
 
     django.setup(set_prefix=False)
-    from ..runner import get_runner
+    from ..registry import get_runner
     from .application import AgentsApplication
 
     return AgentsApplication(get_runner(), application)

@@ -25,7 +25,7 @@ from .prefixes import included_prefixes
 if TYPE_CHECKING:
     from asgiref.typing import ASGI3Application
 
-    from ..runner import Runner
+    from ..registry import AgentRegistry
     from .lean import LeanAPI
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class AgentsApplication:
     ``lifespan.shutdown``, or, under daphne, which has no lifespan, before the reactor stops.
     """
 
-    def __init__(self, runner: Runner, application: Any = None) -> None:
+    def __init__(self, runner: AgentRegistry, application: Any = None) -> None:
         self.runner = runner
         self.managed = False
         """Whether the server that embeds this application starts and drains the worker itself."""
@@ -158,13 +158,13 @@ class AgentsApplication:
             _warn(self.runner)
 
 
-def _warn(runner: Runner) -> None:
+def _warn(runner: AgentRegistry) -> None:
     from ..server.banner import warn_of_local_requests
 
     warn_of_local_requests(runner)
 
 
-def project_application(runner: Runner) -> AgentsApplication:
+def project_application(runner: AgentRegistry) -> AgentsApplication:
     """Return what ``serveagents`` serves: the project's ASGI_APPLICATION, consumers included, with the API before it.
 
     Raises:
@@ -172,7 +172,7 @@ def project_application(runner: Runner) -> AgentsApplication:
     """
     path = getattr(settings, "ASGI_APPLICATION", None)
     if not path or runner.standalone:
-        return runner.asgi
+        return AgentsApplication(runner)
     from django.utils.module_loading import import_string
 
     try:
@@ -184,7 +184,7 @@ def project_application(runner: Runner) -> AgentsApplication:
     return AgentsApplication(runner, application)
 
 
-async def drain(runner: Runner, timeout: float | None = None) -> None:
+async def drain(runner: AgentRegistry, timeout: float | None = None) -> None:
     """Drain the worker of this process and have no other one started. Its threads end too."""
     runner.stopped = True
     if (worker := current_worker()) is not None:
@@ -194,7 +194,7 @@ async def drain(runner: Runner, timeout: float | None = None) -> None:
     await asyncio.to_thread(database.close)
 
 
-def hook_into_server(runner: Runner, worker: AgentWorker) -> None:
+def hook_into_server(runner: AgentRegistry, worker: AgentWorker) -> None:
     """Have the worker drained by a server that gives no lifespan.
 
     Under daphne the reactor waits for it before it stops, and its listeners answer (``/ready`` says 503) until then.
@@ -216,7 +216,7 @@ def hook_into_server(runner: Runner, worker: AgentWorker) -> None:
     reactor.addSystemEventTrigger("before", "shutdown", before_shutdown)
 
 
-def _hook_into_runserver(runner: Runner, worker: AgentWorker, loop: asyncio.AbstractEventLoop) -> None:
+def _hook_into_runserver(runner: AgentRegistry, worker: AgentWorker, loop: asyncio.AbstractEventLoop) -> None:
     def close_all() -> None:
         if not worker.running or not loop.is_running():
             return
@@ -240,7 +240,7 @@ def _hook_into_runserver(runner: Runner, worker: AgentWorker, loop: asyncio.Abst
         register(close_all)
 
 
-async def _drain_and_sweep(runner: Runner) -> None:
+async def _drain_and_sweep(runner: AgentRegistry) -> None:
     await drain(runner)
     await sweep()
 

@@ -26,7 +26,7 @@ from .prefixes import UUID_LENGTH, included_prefixes, is_ours
 
 if TYPE_CHECKING:
     from ..api.factory import RunnerAPI
-    from ..runner import Runner
+    from ..registry import AgentRegistry
     from ..utils.paths import Match
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -38,7 +38,7 @@ _BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 _WORTH_KEEPING_BYTES = 64 * 1024
 
 
-def lean_api(runner: Runner) -> LeanAPI | None:
+def lean_api(runner: AgentRegistry) -> LeanAPI | None:
     """Return the lean mount of ``runner``, or None where the API is served through Django alone.
 
     That is where the setting says so, or leaves it to the middleware and there is some that is not Django's; and for
@@ -68,10 +68,10 @@ class LeanAPI:
         prefixes: Paths under which it answers, such as ``"/agents/"``; found in the URLconf if None.
     """
 
-    def __init__(self, runner: Runner, *, prefixes: Iterable[str] | None = None) -> None:
-        from ..api.factory import RunnerAPI
+    def __init__(self, runner: AgentRegistry, *, prefixes: Iterable[str] | None = None) -> None:
+        from ..api.factory import RunnerAPI, api_of
 
-        api = runner.api
+        api = api_of(runner)
         if not isinstance(api, RunnerAPI):
             raise TypeError("The lean mount serves the default API; one given by ServeOptions(api=...) needs Django")
         self._api: RunnerAPI = api
@@ -268,7 +268,7 @@ class LeanRequest(ASGIRequest):
         return BytesIO(self._body)
 
 
-def _cors(app: ASGIApp, runner: Runner) -> ASGIApp:
+def _cors(app: ASGIApp, runner: AgentRegistry) -> ASGIApp:
     from starlette.middleware.cors import CORSMiddleware
     from starlette.responses import JSONResponse, Response
 

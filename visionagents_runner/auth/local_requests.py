@@ -20,7 +20,7 @@ from .local_token import COOKIE, PAGE, is_local_cookie, is_local_token
 
 if TYPE_CHECKING:
     from ..options import ServeOptions
-    from ..runner import Runner
+    from ..registry import AgentRegistry
 
 # What proxies, tunnels and networks in front of servers write of whom they speak for.
 _FORWARDING = frozenset(
@@ -145,13 +145,13 @@ class Facts:
         )
 
 
-def local_counts(runner: Runner) -> bool:
+def local_counts(runner: AgentRegistry) -> bool:
     """Whether a local request needs no sign-in here."""
     allow = get_settings().ALLOW_LOCAL
     return bool(allow or (allow is None and (runner.standalone or settings.DEBUG)))
 
 
-async def why_not_local(request: HttpRequest, runner: Runner, *, with_token: bool = False) -> str | None:
+async def why_not_local(request: HttpRequest, runner: AgentRegistry, *, with_token: bool = False) -> str | None:
     """Return None if this is a local request that needs no sign-in; else the end of a sentence, often empty.
 
     It says what is in the way only where a local request would count. Whoever shows the token of this machine (see
@@ -180,7 +180,7 @@ async def why_not_local(request: HttpRequest, runner: Runner, *, with_token: boo
     return None if doubt is None else f": {doubt}, so it is not known to be a local request{_WITH_TOKEN}"
 
 
-def is_token_of_this_machine(credential: str | None, runner: Runner) -> bool:
+def is_token_of_this_machine(credential: str | None, runner: AgentRegistry) -> bool:
     """Whether what a request presents in place of an API key makes it a local one here."""
     return credential is not None and local_counts(runner) and is_local_token(credential)
 

@@ -89,7 +89,7 @@ def page_url(url: str, token: str, then: str = "") -> str:
 @require_http_methods(["GET", "HEAD", "POST"])
 def local_access(request: HttpRequest, **of_the_mount: Any) -> HttpResponse:
     """Give a cookie to the browser of whoever shows the token; the page reveals nothing."""
-    from ..runner import get_runner
+    from ..registry import get_runner
     from ..utils.page_headers import guard, page_policy
     from .local_requests import local_counts
 

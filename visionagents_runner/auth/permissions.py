@@ -37,7 +37,7 @@ from .local_requests import SAFE_METHODS, Facts, is_token_of_this_machine, origi
 
 if TYPE_CHECKING:
     from ..options import Permission, ServeOptions
-    from ..runner import Runner
+    from ..registry import AgentRegistry
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ _BY_RULE = Access(name="api", sees_all=True)
 
 async def authorize(
     request: HttpRequest,
-    runner: Runner,
+    runner: AgentRegistry,
     action: Action,
     *,
     call_id: str | None = None,
@@ -197,7 +197,7 @@ async def authorize(
     return Access(who.user_id, who.name, sees_all=VIEW_ALL in who.permissions, view=view)
 
 
-async def _starter(request: HttpRequest, runner: Runner) -> Access:
+async def _starter(request: HttpRequest, runner: AgentRegistry) -> Access:
     """Return who starts a session that a callable of `ServeOptions` let them start, and what else they see."""
     view = rule_for(runner, Action.VIEW)
     who = await identify_leniently(request, (VIEW_ALL,))
@@ -284,7 +284,7 @@ class Rule:
         return RuntimeError(f"{self.function!r} of ServeOptions raised {error!r}")  # it would end the loop: all calls
 
 
-def rule_for(runner: Runner, action: Action) -> Rule | None:
+def rule_for(runner: AgentRegistry, action: Action) -> Rule | None:
     """Return the callable that replaces the default rule for ``action``, if one was given."""
     function: Permission | None = getattr(runner.options, action.option)
     if function is None and action is Action.SPEAK:

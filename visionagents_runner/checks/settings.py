@@ -187,7 +187,7 @@ def check_runner_imports(app_configs: AppConfigs, **kwargs: Any) -> list[CheckMe
     if not isinstance(path, str) or not path or _missing_module(path):
         return []  # check_settings or check_runner says so
     from ..exceptions import RunnerConfigurationError
-    from ..runner import get_runner
+    from ..registry import get_runner
 
     try:
         runner = get_runner()

@@ -11,7 +11,7 @@ from ..telemetry.logs import LEVELS
 from ..utils.text import visible
 
 if TYPE_CHECKING:
-    from ..runner import Runner
+    from ..registry import AgentRegistry
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +57,7 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(runner: Runner, options: argparse.Namespace) -> int:
+def run(runner: AgentRegistry, options: argparse.Namespace) -> int:
     """Run one agent as ``options`` say; returns the exit code."""
     from .run import run_session
 
@@ -75,7 +75,7 @@ def run(runner: Runner, options: argparse.Namespace) -> int:
     )
 
 
-def serve(runner: Runner, options: argparse.Namespace) -> int:
+def serve(runner: AgentRegistry, options: argparse.Namespace) -> int:
     """Serve as ``options`` say; returns the exit code."""
     from ..server.main import serve as serve_runner
 
@@ -94,7 +94,7 @@ def serve(runner: Runner, options: argparse.Namespace) -> int:
     return 0
 
 
-def main(runner: Runner, args: list[str] | None = None) -> None:
+def main(runner: AgentRegistry, args: list[str] | None = None) -> None:
     """Parse ``args`` (or ``sys.argv``), do it, and end the process."""
     parser = argparse.ArgumentParser(description="Run a vision-agents agent.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="run|serve")

@@ -34,7 +34,7 @@ from ..views import page_path
 if TYPE_CHECKING:
     import uvicorn
 
-    from ..runner import Runner
+    from ..registry import AgentRegistry
     from ..sessions.session import LiveSession
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def somebody_may_look() -> bool:
 class CallPage:
     """The server of the page; made before the session, so that it is ready when the session is."""
 
-    def __init__(self, runner: Runner, port: int | None = None) -> None:
+    def __init__(self, runner: AgentRegistry, port: int | None = None) -> None:
         """Listen on ``port``; on 8000, or else a free one, if None.
 
         Raises:

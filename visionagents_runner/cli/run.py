@@ -28,14 +28,14 @@ from ..worker.worker import AgentWorker
 from .page import CallPage, somebody_may_look
 
 if TYPE_CHECKING:
-    from ..runner import Runner
+    from ..registry import AgentRegistry
     from ..worker.launcher import AgentLauncher
 
 logger = logging.getLogger(__name__)
 
 
 def run_session(
-    runner: Runner,
+    runner: AgentRegistry,
     *,
     agent: str | None = None,
     call_type: str = "default",
@@ -95,7 +95,7 @@ def _log_failed_warm_up(name: str, warming: asyncio.Future[None]) -> None:
 class _Conversation:
     """The life of the one session, and what signals do to it."""
 
-    def __init__(self, runner: Runner, launcher: AgentLauncher, page: CallPage | None) -> None:
+    def __init__(self, runner: AgentRegistry, launcher: AgentLauncher, page: CallPage | None) -> None:
         self._runner = runner
         self._page = page
         self._launcher = launcher

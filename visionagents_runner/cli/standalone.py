@@ -11,14 +11,14 @@ from ..utils.secret_key import read_or_make_secret
 from ..utils.sqlite import keep_private
 
 if TYPE_CHECKING:
-    from ..runner import Runner
+    from ..registry import AgentRegistry
 
 DATABASE_FILE = "visionagents.sqlite3"
 SECRET_FILE = ".visionagents_secret_key"  # noqa: S105 - the name of a file
 _configured = False
 
 
-def configure_if_needed(runner: Runner, *, migrate: bool = False) -> None:
+def configure_if_needed(runner: AgentRegistry, *, migrate: bool = False) -> None:
     """Apply the built-in configuration if DJANGO_SETTINGS_MODULE is unset and nothing is configured.
 
     It keeps the sessions in a SQLite file in the working directory, and the SECRET_KEY in a file beside it, both for
@@ -41,7 +41,7 @@ def configure_if_needed(runner: Runner, *, migrate: bool = False) -> None:
             ) from error
         _configured = True
     if _configured:
-        from ..runner import set_standalone_runner
+        from ..registry import set_standalone_runner
 
         set_standalone_runner(runner)
     _set_up()

@@ -54,7 +54,7 @@ def dispatch(
         AgentNotFound: the runner has no agent of that name.
         RunnerConfigurationError: there is no runner.
     """
-    from ..runner import get_runner
+    from ..registry import get_runner
 
     due_at, due_in = _moment("at", at)
     expires, expires_in = _moment("expires_at", expires_at)

@@ -23,12 +23,14 @@ from ..models import AgentSession
 from ..utils.text import one_line
 
 if TYPE_CHECKING:
-    from ..runner import Runner
+    from ..registry import AgentRegistry
 
 logger = logging.getLogger(__name__)
 
 
-def report_lines(runner: Runner, *, url: str | None, workers: int = 1, secrets: bool = False) -> list[tuple[str, str]]:
+def report_lines(
+    runner: AgentRegistry, *, url: str | None, workers: int = 1, secrets: bool = False
+) -> list[tuple[str, str]]:
     """Return ``(label, text)`` pairs; without ``url`` (nothing is served), what concerns the network is left out.
 
     ``secrets``: whether nobody but who started this sees it, no log.
@@ -46,11 +48,11 @@ def report_lines(runner: Runner, *, url: str | None, workers: int = 1, secrets: 
     return lines
 
 
-def title(runner: Runner) -> str:
+def title(runner: AgentRegistry) -> str:
     return f"visionagents_runner {__version__} · vision-agents {_version('vision-agents')} · {runner.path}"
 
 
-def print_report(runner: Runner, *, url: str | None, workers: int = 1, stream: TextIO | None = None) -> None:
+def print_report(runner: AgentRegistry, *, url: str | None, workers: int = 1, stream: TextIO | None = None) -> None:
     console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
     console.print(Text(title(runner), style="bold"))
     for label, text in report_lines(runner, url=url, workers=workers, secrets=console.is_terminal):
@@ -72,7 +74,7 @@ def print_ready(seconds: float, stream: TextIO | None = None) -> None:
     console.print(Text(f"  ready in {seconds:.1f} s   Ctrl-C closes calls in order, {drain}"))
 
 
-def _agent(name: str, runner: Runner, workers: int) -> str:
+def _agent(name: str, runner: AgentRegistry, workers: int) -> str:
     limit = runner.launchers[name].max_concurrent_sessions
     if not limit:
         return name
@@ -95,7 +97,7 @@ def _open(url: str) -> str:
     return "   ".join(filter(None, (begin, " · ".join(f"{what} {path}" for what, path in pages.items()))))
 
 
-def _api(runner: Runner) -> str:
+def _api(runner: AgentRegistry) -> str:
     if runner.options.api is not None:
         return "your own NinjaAPI decides"
     if runner.options.can_start_session is not None:
@@ -105,7 +107,7 @@ def _api(runner: Runner) -> str:
     return "signed-in users with permission, API keys  (to open it further: ServeOptions(can_start_session=...))"
 
 
-def _local(runner: Runner, url: str, secrets: bool) -> str:
+def _local(runner: AgentRegistry, url: str, secrets: bool) -> str:
     """Return for whom local requests count, and how the rest of this machine's owner shows who they are."""
     if runner.options.api is not None or not local_counts(runner):
         return ""
@@ -121,7 +123,7 @@ def _local(runner: Runner, url: str, secrets: bool) -> str:
     return "; ".join(filter(None, (known, how)))
 
 
-def warn_of_local_requests(runner: Runner, address: str | None = None) -> None:
+def warn_of_local_requests(runner: AgentRegistry, address: str | None = None) -> None:
     """Say in the log that local requests count, where others may reach this server or it seems to be no laptop.
 
     ``address`` is what it listens on, None if that is not known. The token itself is in no log.
@@ -165,7 +167,7 @@ def _channel_layer(workers: int) -> str:
     return "channel layer " + ("Redis" if "redis" in backend.lower() else backend.rpartition(".")[2])
 
 
-def _voice(runner: Runner) -> str:
+def _voice(runner: AgentRegistry) -> str:
     """Return whether the demo's agents can hear and speak; "" where none of them is hosted."""
     from .. import demo
 

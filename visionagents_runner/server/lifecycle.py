@@ -17,7 +17,7 @@ from ..worker.worker import AgentWorker, current_worker, ensure_worker
 from .banner import print_ready
 
 if TYPE_CHECKING:
-    from ..runner import Runner
+    from ..registry import AgentRegistry
     from .subprocess import Supervised
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ _LAST_COMERS_SECONDS = 0.5
 class Life:
     """Begins with the server, and ends it once it has drained."""
 
-    def __init__(self, runner: Runner, began: float, supervised: Supervised | None = None) -> None:
+    def __init__(self, runner: AgentRegistry, began: float, supervised: Supervised | None = None) -> None:
         self.runner = runner
         self.failure: RunnerConfigurationError | None = None
         self.settled = asyncio.Event()

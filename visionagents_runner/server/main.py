@@ -26,7 +26,7 @@ from .lifecycle import LAST_REQUESTS_SECONDS, Life
 from .subprocess import STARTUP_FAILURE, Supervised, place
 
 if TYPE_CHECKING:
-    from ..runner import Runner
+    from ..registry import AgentRegistry
     from .uvicorn import OrderedServer
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ _LOADING_THREADS = "speech-load"
 
 
 def serve(
-    runner: Runner,
+    runner: AgentRegistry,
     *,
     host: str,
     port: int,
@@ -138,14 +138,14 @@ def choose_server(server: str | None, workers: int | None) -> tuple[str, int]:
     return server or ("uvicorn" if workers > 1 else "daphne"), workers
 
 
-def _prepared(runner: Runner) -> AgentsApplication:
+def _prepared(runner: AgentRegistry) -> AgentsApplication:
     application = project_application(runner)
     application.managed = True
     runner.stopped = False
     return application
 
 
-def _serve_supervised(runner: Runner, supervised: Supervised, began: float, *, debug: bool) -> None:
+def _serve_supervised(runner: AgentRegistry, supervised: Supervised, began: float, *, debug: bool) -> None:
     """Serve as one of several workers; what keeps it from starting is the supervisor's to tell."""
     life = Life(runner, began, supervised)
     try:

@@ -110,7 +110,7 @@ def _serve_project(options: dict[str, Any]) -> None:
     import django
 
     django.setup()
-    from ..runner import get_runner
+    from ..registry import get_runner
     from .main import serve
 
     assert _place is not None

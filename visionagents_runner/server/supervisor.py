@@ -25,7 +25,7 @@ from .banner import print_ready
 from .subprocess import SIGNALS, Order, work
 
 if TYPE_CHECKING:
-    from ..runner import Runner
+    from ..registry import AgentRegistry
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,9 @@ _SLOW_SECONDS = 60.0
 _ENDING_TICK_SECONDS = 0.2
 
 
-def supervise(runner: Runner, listener: socket.socket, *, workers: int, options: dict[str, Any], began: float) -> None:
+def supervise(
+    runner: AgentRegistry, listener: socket.socket, *, workers: int, options: dict[str, Any], began: float
+) -> None:
     """Have ``workers`` processes serve ``listener``, each as `server.serve` with ``options``, until told to end.
 
     Raises:
@@ -379,9 +381,9 @@ class Supervisor(Multiprocess):
             print_ready(time.monotonic() - self._began)
 
 
-def _order(runner: Runner, options: dict[str, Any]) -> Order:
+def _order(runner: AgentRegistry, options: dict[str, Any]) -> Order:
     """Return how another process comes by ``runner``."""
-    from ..runner import get_runner
+    from ..registry import get_runner
 
     if not runner.standalone and "DJANGO_SETTINGS_MODULE" in os.environ:
         with suppress(RunnerConfigurationError):

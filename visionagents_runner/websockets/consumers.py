@@ -17,7 +17,7 @@ from django.core.exceptions import DisallowedHost
 
 from ..auth.permissions import likely_identity
 from ..exceptions import RunnerConfigurationError, TooMany
-from ..runner import get_runner
+from ..registry import get_runner
 from . import protocol
 from .calls.access import HandshakeRequest
 from .calls.client import CallClient
@@ -28,7 +28,7 @@ from .protocol import Code, Fatal
 from .socket import CallSocket, Handler, Receive, Send
 
 if TYPE_CHECKING:
-    from ..runner import Runner
+    from ..registry import AgentRegistry
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class _Consumer(AsyncConsumer, ABC):  # type: ignore[misc]
     _is_feed = False
     _going_away = "The server is going away: connect again in a moment"
 
-    def __init__(self, runner: Runner | None = None) -> None:
+    def __init__(self, runner: AgentRegistry | None = None) -> None:
         self._runner = runner
 
     @abstractmethod
@@ -58,7 +58,7 @@ class _Consumer(AsyncConsumer, ABC):  # type: ignore[misc]
         """Return what the path names; None for nothing."""
 
     @abstractmethod
-    def _client(self, socket: CallSocket, scope: Mapping[str, Any], runner: Runner, target: Any) -> Client:
+    def _client(self, socket: CallSocket, scope: Mapping[str, Any], runner: AgentRegistry, target: Any) -> Client:
         """Return who is at the other end."""
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
@@ -120,7 +120,7 @@ class CallConsumer(_Consumer):
 
         return call_of(scope)
 
-    def _client(self, socket: CallSocket, scope: Mapping[str, Any], runner: Runner, target: Any) -> Client:
+    def _client(self, socket: CallSocket, scope: Mapping[str, Any], runner: AgentRegistry, target: Any) -> Client:
         return CallClient(socket, scope, runner, target)
 
 
@@ -135,7 +135,7 @@ class FeedConsumer(_Consumer):
 
         return feed_of(scope)
 
-    def _client(self, socket: CallSocket, scope: Mapping[str, Any], runner: Runner, target: Any) -> Client:
+    def _client(self, socket: CallSocket, scope: Mapping[str, Any], runner: AgentRegistry, target: Any) -> Client:
         return SessionViewer(socket, scope, runner, target) if target else ListViewer(socket, scope, runner)
 
 

@@ -30,7 +30,7 @@ from .lease import Lease, boot_time
 
 if TYPE_CHECKING:
     from ..conf.prices import Cost
-    from ..runner import Runner
+    from ..registry import AgentRegistry
     from ..websockets.calls.relay import RelayDesk
     from ..websockets.feeds.publisher import NewsDesk
     from .launcher import AgentLauncher
@@ -617,7 +617,7 @@ def current_worker() -> AgentWorker | None:
     return _current
 
 
-async def ensure_worker(runner: Runner) -> AgentWorker:
+async def ensure_worker(runner: AgentRegistry) -> AgentWorker:
     """Return the worker of this process, starting one for ``runner`` if there is none.
 
     Raises:
@@ -644,7 +644,7 @@ async def ensure_worker(runner: Runner) -> AgentWorker:
         return worker
 
 
-def _refuse_if_stopped(runner: Runner) -> None:
+def _refuse_if_stopped(runner: AgentRegistry) -> None:
     if runner.stopped:
         raise NotReady("The worker has stopped")
 

@@ -19,7 +19,7 @@ class Command(BaseCommand):
         main.add_run_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        from visionagents_runner.runner import get_runner
+        from visionagents_runner.registry import get_runner
 
         try:
             code = main.run(get_runner(), argparse.Namespace(**options))

@@ -18,7 +18,7 @@ class Command(BaseCommand):
         main.add_serve_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        from visionagents_runner.runner import get_runner
+        from visionagents_runner.registry import get_runner
 
         try:
             main.serve(get_runner(), argparse.Namespace(**options))

@@ -47,7 +47,7 @@ from ...worker.worker import current_worker
 from ..protocol import Code, Fatal
 
 if TYPE_CHECKING:
-    from ...runner import Runner
+    from ...registry import AgentRegistry
     from ...sessions.session import LiveSession
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,9 @@ def _http_scheme(scope: Mapping[str, Any]) -> str:
 class Judge:
     """Judges one client of a call, by what it came with, as often as that matters."""
 
-    def __init__(self, scope: Mapping[str, Any], runner: Runner, call: tuple[str, str], token: str | None) -> None:
+    def __init__(
+        self, scope: Mapping[str, Any], runner: AgentRegistry, call: tuple[str, str], token: str | None
+    ) -> None:
         self._scope = scope
         self._runner = runner
         self._call = call
@@ -235,7 +237,7 @@ def _who(access: Access) -> tuple[str, str]:
 # Invitations
 
 
-async def _check_invitation(invited: JoinToken, runner: Runner, since: float | None) -> None:
+async def _check_invitation(invited: JoinToken, runner: AgentRegistry, since: float | None) -> None:
     """Return if an invitation counts, for one who comes or, ``since`` given, for one who is there.
 
     Raises:
@@ -262,7 +264,7 @@ async def _check_invitation(invited: JoinToken, runner: Runner, since: float | N
         raise Fatal(Code.VOID_TOKEN, _NOBODYS)
 
 
-def _rights_are_known(runner: Runner) -> bool:
+def _rights_are_known(runner: AgentRegistry) -> bool:
     """Whether it can be told what somebody may who is not here: no callable, nor where they ask from, decides it."""
     return not local_counts(runner) and rule_for(runner, Action.START) is None
 

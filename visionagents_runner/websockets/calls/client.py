@@ -28,7 +28,7 @@ from .remote_client import Answer, FarMember
 if TYPE_CHECKING:
     import uuid
 
-    from ...runner import Runner
+    from ...registry import AgentRegistry
     from ..socket import CallSocket
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,9 @@ class Seat(Protocol):
 class CallClient:
     """Says hello, has the client judged, and seats it where the agent of its call is: it is their `Port`."""
 
-    def __init__(self, socket: CallSocket, scope: Mapping[str, Any], runner: Runner, call: tuple[str, str]) -> None:
+    def __init__(
+        self, socket: CallSocket, scope: Mapping[str, Any], runner: AgentRegistry, call: tuple[str, str]
+    ) -> None:
         self.greeted = False
         self._socket = socket
         self._scope = scope

@@ -18,7 +18,7 @@ from ..calls.access import HandshakeRequest
 from ..protocol import Code, Fatal
 
 if TYPE_CHECKING:
-    from ...runner import Runner
+    from ...registry import AgentRegistry
 
 _CODES = {401: Code.SIGN_IN, 404: Code.NOT_FOUND}
 
@@ -39,7 +39,7 @@ class Sight:
 
 
 async def look_at_session(
-    scope: Mapping[str, Any], runner: Runner, session_id: str, since: float | None = None
+    scope: Mapping[str, Any], runner: AgentRegistry, session_id: str, since: float | None = None
 ) -> Sight:
     """Return what the client behind ``scope`` may see of a session, now; or as it was ``since`` (monotonic) then.
 
@@ -55,7 +55,7 @@ async def look_at_session(
         return Sight(found, words, who_asks(request, access).identity)
 
 
-async def look_at_list(scope: Mapping[str, Any], runner: Runner, since: float | None = None) -> Access:
+async def look_at_list(scope: Mapping[str, Any], runner: AgentRegistry, since: float | None = None) -> Access:
     """Return which sessions the client behind ``scope`` may see; ``since`` as for `look_at_session`.
 
     Raises:
@@ -65,7 +65,7 @@ async def look_at_list(scope: Mapping[str, Any], runner: Runner, since: float | 
         return await authorize(HandshakeRequest(scope, since), runner, Action.VIEW)
 
 
-async def _may_read_words(request: HandshakeRequest, runner: Runner, session_id: str) -> bool:
+async def _may_read_words(request: HandshakeRequest, runner: AgentRegistry, session_id: str) -> bool:
     if rule_for(runner, Action.TRANSCRIPT) is not None:
         return True  # the same callable of `ServeOptions` has just allowed it
     try:

@@ -18,7 +18,7 @@ from .list_hub import get_list_hub
 from .session_viewer import FeedViewer
 
 if TYPE_CHECKING:
-    from ...runner import Runner
+    from ...registry import AgentRegistry
     from ..socket import CallSocket
 
 PAGE_LIMIT = 100
@@ -33,7 +33,7 @@ class ListViewer(FeedViewer):
     While it is slow, only the latest state of each session waits for it; if those are too many, it gets a new page.
     """
 
-    def __init__(self, socket: CallSocket, scope: Mapping[str, Any], runner: Runner) -> None:
+    def __init__(self, socket: CallSocket, scope: Mapping[str, Any], runner: AgentRegistry) -> None:
         super().__init__(socket, scope, runner)
         self._access: Access | None = None
         self._limit = _DEFAULT_LIMIT

@@ -23,7 +23,7 @@ from . import access, queries
 from .session_hub import SessionWatch, get_hub
 
 if TYPE_CHECKING:
-    from ...runner import Runner
+    from ...registry import AgentRegistry
     from ..socket import CallSocket
 
 UNACKED = 64
@@ -38,7 +38,7 @@ _GREETING_SECONDS = 30.0
 class FeedViewer(ABC):
     """What viewers of all feeds have in common: the hello, tasks that end the connection if they fail, the rechecks."""
 
-    def __init__(self, socket: CallSocket, scope: Mapping[str, Any], runner: Runner) -> None:
+    def __init__(self, socket: CallSocket, scope: Mapping[str, Any], runner: AgentRegistry) -> None:
         self.greeted = False
         self._socket = socket
         self._scope = scope
@@ -121,7 +121,7 @@ class FeedViewer(ABC):
 
 
 class SessionViewer(FeedViewer):
-    def __init__(self, socket: CallSocket, scope: Mapping[str, Any], runner: Runner, session_id: str) -> None:
+    def __init__(self, socket: CallSocket, scope: Mapping[str, Any], runner: AgentRegistry, session_id: str) -> None:
         super().__init__(socket, scope, runner)
         self._session_id = session_id
         self._watch: SessionWatch | None = None
