@@ -13,17 +13,9 @@ class VisionAgentsRunnerConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import queue
         from .checks import calls, dispatch, limits, messaging, prices, settings, webhooks  # noqa: F401
         from .dispatch import procrastinate
         from .store import mysql
 
-        queue.set_messenger(_tell_of_queue)
         procrastinate.install()
         connection_created.connect(mysql.use_utc, dispatch_uid="visionagents_runner.mysql")
-
-
-def _tell_of_queue() -> None:
-    from .messaging.layer import QUEUE_GROUP, send_from_anywhere
-
-    send_from_anywhere(QUEUE_GROUP, {"type": "queue.news"})

@@ -12,8 +12,8 @@ from django.test import Client
 
 from tests.admin.conftest import LIST, page_of
 from visionagents_runner.admin import closing
+from visionagents_runner.messaging import notifications
 from visionagents_runner.models import AgentSession, EndReason, SessionEvent, SessionStatus, Worker
-from visionagents_runner.store import database
 
 Make = Callable[..., AgentSession]
 CLOSE, FORCE = f"{LIST}close/", f"{LIST}force-close/"
@@ -38,7 +38,7 @@ def told(response: Any) -> list[str]:
 def requests(transactional_db: None) -> Iterator[list[tuple[list[uuid.UUID], str, bool]]]:
     """What the worker of this process is told, once it is committed."""
     heard: list[tuple[list[uuid.UUID], str, bool]] = []
-    remove = database.on_close_request(lambda keys, by, force: heard.append((list(keys), by, force)))
+    remove = notifications.on_close_request(lambda keys, by, force: heard.append((list(keys), by, force)))
     yield heard
     remove()
 

@@ -19,6 +19,7 @@ from tests.control.conftest import NOBODY, Server
 from tests.control.far import Far, worker_elsewhere
 from tests.control.test_link import Inbox
 from tests.processes import child
+from visionagents_runner.messaging import notifications
 from visionagents_runner.messaging.layer import worker_group
 from visionagents_runner.models import AgentSession, SessionEvent, Worker
 from visionagents_runner.store import database
@@ -113,7 +114,7 @@ async def test_a_message_that_is_lost_is_made_up_for_by_the_poll(server: Server,
 
 def test_a_request_that_is_rolled_back_closes_nothing(transactional_db: None) -> None:
     heard: list[Any] = []
-    remove: Callable[[], None] = database.on_close_request(lambda keys, by, force: heard.append(keys))
+    remove: Callable[[], None] = notifications.on_close_request(lambda keys, by, force: heard.append(keys))
     try:
         row = AgentSession.objects.create(call_id="x", status="active")
         with transaction.atomic():

@@ -11,14 +11,14 @@ from typing import Any, Self
 
 from tests.control.conftest import NOBODY
 from tests.processes import ROOT
-from visionagents_runner import queue
-from visionagents_runner.messaging import outbox
-from visionagents_runner.messaging.layer import QUEUE_GROUP, get_link, send_from_anywhere
+from visionagents_runner.messaging import notifications, outbox
+from visionagents_runner.messaging.layer import QUEUE_GROUP, get_link
+from visionagents_runner.messaging.outbox import send_from_anywhere
 
 COMMAND = """
 import django
 django.setup()
-from visionagents_runner.messaging.layer import send_from_anywhere
+from visionagents_runner.messaging.outbox import send_from_anywhere
 for number in range(3):
     send_from_anywhere({group!r}, {{"type": "test.hello", "number": number}})
 """
@@ -99,7 +99,7 @@ async def test_threads_and_loops_without_a_worker_send_too(redis_url: str, group
 
 
 def test_after_a_failure_messages_are_dropped_for_a_while_instead_of_waiting(dead_redis: str, group: str) -> None:
-    box = outbox.Postbox()
+    box = outbox.Outbox()
     assert box.post(group, {"type": "test.lost"})
     assert box.flush(10)
     assert not box.post(group, {"type": "test.dropped"})
@@ -107,12 +107,12 @@ def test_after_a_failure_messages_are_dropped_for_a_while_instead_of_waiting(dea
 
 async def test_workers_elsewhere_are_told_of_a_queued_session(redis_url: str) -> None:
     async with Inbox(QUEUE_GROUP) as inbox:
-        await asyncio.to_thread(queue.tell)
+        await asyncio.to_thread(notifications.tell_of_queued)
         assert (await inbox.hear())["type"] == "queue.news"
 
 
 def test_nothing_is_sent_where_the_layer_reaches_no_other_process(settings: Any, group: str) -> None:
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
-    before = outbox._postbox._thread
+    before = outbox._outbox._thread
     send_from_anywhere(group, {"type": "test.nothing"})
-    assert outbox._postbox._thread is before
+    assert outbox._outbox._thread is before

@@ -59,12 +59,12 @@ def measure(engine: str, count: int) -> list[float]:
     import json
 
     from tests.processes import child
-    from visionagents_runner import queue
+    from visionagents_runner.messaging import notifications
     from visionagents_runner.models import AgentSession
 
     if engine == "poll":
-        queue.set_engine(None)
-    assert queue.has_engine() == (engine == "procrastinate")
+        notifications.set_engine(None)
+    assert notifications.has_engine() == (engine == "procrastinate")
     chosen = {"DISPATCH_ENGINE": engine, "LOOP_LAG_LIMIT": 0}
     environment = {
         "DJANGO_SETTINGS_MODULE": "tests.engine.child_settings",

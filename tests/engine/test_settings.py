@@ -12,9 +12,9 @@ import pytest
 from django.apps import apps
 
 from tests.processes import ROOT
-from visionagents_runner import queue
 from visionagents_runner.checks.dispatch import check_dispatch_engine
 from visionagents_runner.dispatch.procrastinate import choice, install, load_engine
+from visionagents_runner.messaging import notifications
 
 from .conftest import WITH_PROCRASTINATE
 
@@ -65,7 +65,7 @@ def test_the_engine_on_postgresql() -> None:
 def test_without_procrastinates_app_the_poll_does_it(engine: Any, name: str) -> None:
     engine(name)
     install()
-    assert not queue.has_engine()
+    assert not notifications.has_engine()
     assert load_engine() is None
 
 

@@ -73,7 +73,7 @@ def tasks() -> list[str]:
 @pytest.fixture(autouse=True)
 def nothing_listens_any_more() -> Iterator[None]:
     yield
-    assert not notifications._listeners
+    assert not notifications._news
 
 
 @sync_to_async
@@ -89,6 +89,12 @@ def cookie(*codenames: str, name: str = "viewer") -> tuple[Any, str]:
 @pytest.fixture
 def polls_only(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Callable[..., None]:
     """As if others wrote: nothing tells this process of what is new."""
-    monkeypatch.setattr(notifications, "_tell", lambda keys, states: None)
+    tell = notifications._tell
+
+    def tell_no_news(listeners: Any, *values: Any) -> None:
+        if listeners is not notifications._news:
+            tell(listeners, *values)
+
+    monkeypatch.setattr(notifications, "_tell", tell_no_news)
     settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "POLL_INTERVAL": 0.05}
     return lambda: None

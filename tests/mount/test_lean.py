@@ -456,7 +456,7 @@ import django, sys
 django.setup()
 from django.core.management import call_command
 call_command("check")
-ours = {"tests.agents", "vision_agents", "visionagents_runner.api", "visionagents_runner.registry", "visionagents_runner.runner"}
+ours = {"tests.agents", "vision_agents"} | {f"visionagents_runner.{name}" for name in ("api", "registry", "runner")}
 assert not ours & set(sys.modules), ours & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -14,8 +14,8 @@ from tests.agents import StubAgent
 from tests.dispatch.conftest import host, until_row
 from tests.processes import child, freeze
 from tests.worker.test_reaping import reap, session_on, silent_worker
-from visionagents_runner import queue
 from visionagents_runner.exceptions import NotReady, RunnerConfigurationError
+from visionagents_runner.messaging import notifications
 from visionagents_runner.models import AgentSession, EndReason, SessionEvent, SessionStatus, Turn, Worker
 from visionagents_runner.models.session import PRIORITIES
 from visionagents_runner.store import database
@@ -242,12 +242,12 @@ def test_an_engine_that_cannot_take_what_goes_on_does_not_keep_a_lost_session_li
         raise RunnerConfigurationError("no tables")
 
     session = session_on(silent_worker(0), restartable=True)
-    engine = queue._hand_over
-    queue.set_engine(refuse)
+    engine = notifications._engine
+    notifications.set_engine(refuse)
     try:
         AgentSession.objects.filter(pk=session.pk).finish(EndReason.WORKER_LOST)
     finally:
-        queue.set_engine(engine)
+        notifications.set_engine(engine)
     successor = AgentSession.objects.get(restart_of=session)
     assert list(AgentSession.objects.due()) == [successor]
 

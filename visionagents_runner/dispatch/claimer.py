@@ -12,9 +12,9 @@ from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
-from .. import queue
 from ..conf.settings import get_settings
 from ..exceptions import MaxConcurrentSessionsExceeded, NotReady, SessionLimitExceeded
+from ..messaging import notifications
 from ..models import AgentSession
 from ..store import database
 from ..utils.listeners import Listeners
@@ -89,7 +89,7 @@ class Claims:
             with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(self._queued_here)
 
-        self._undo.append(queue.on_queued(queued_here))
+        self._undo.append(notifications.on_queued(queued_here))
         self._link = get_link()
         if self._link is not None:
             self._undo.append(self._link.join(QUEUE_GROUP, lambda message: self.hint()))

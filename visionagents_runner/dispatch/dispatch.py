@@ -13,8 +13,8 @@ from asgiref.sync import sync_to_async
 from django.db import router, transaction
 from django.utils import timezone
 
-from .. import queue
 from ..exceptions import InvalidInput
+from ..messaging.notifications import tell_of_queued
 from ..models import AgentSession, SessionStatus
 from ..models.session import PRIORITIES
 from ..models.worker import in_seconds
@@ -87,7 +87,7 @@ def insert_queued(row: AgentSession) -> None:
     using = router.db_for_write(AgentSession)
     with transaction.atomic(using=using):
         row.insert()
-        transaction.on_commit(queue.tell, using=using, robust=True)
+        transaction.on_commit(tell_of_queued, using=using, robust=True)
 
 
 def _clean_priority(priority: Any) -> int:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ..conf.settings import get_settings
-from ..messaging.layer import send_from_anywhere, worker_group
+from ..messaging.layer import worker_group
+from ..messaging.outbox import send_from_anywhere
 from ..models import AgentSession, CommandKind, CommandOutcome, SessionCommand, SessionStatus
 from ..sessions import commands
 from ..sessions.commands import AgentFailed, CannotSpeak

@@ -348,20 +348,14 @@ def get_layer() -> Any:
     return None if isinstance(layer, InMemoryChannelLayer) else layer
 
 
-def send_from_anywhere(group: str, message: Message) -> None:
-    """Send to ``group``, from any thread of any process: with a worker or without, on an event loop or not.
-
-    It waits for nothing, and never fails: like all messages this one may be lost.
-    """
-    from .outbox import post
-
-    if (layer := get_layer()) is None:
-        return
-    if _link is not None and _link[1] is layer and _link[2].is_open:
-        with suppress(RuntimeError):  # the loop is closed
-            _link[0].call_soon_threadsafe(_link[2].send, group, message)
-            return
-    post(group, message)
+def send_by_open_link(layer: Any, group: str, message: Message) -> bool:
+    """Have the link that is open in this process send, whatever its loop; from any thread. False if none is."""
+    if _link is None or _link[1] is not layer or not _link[2].is_open:
+        return False
+    with suppress(RuntimeError):  # the loop is closed
+        _link[0].call_soon_threadsafe(_link[2].send, group, message)
+        return True
+    return False
 
 
 def _forget_link() -> None:

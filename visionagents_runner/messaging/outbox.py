@@ -15,7 +15,7 @@ import time
 from collections import deque
 from typing import Any
 
-from .layer import Message, deliver, get_layer
+from .layer import Message, deliver, get_layer, send_by_open_link
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _LAST_SECONDS = 1.0
 _COMPLAIN_SECONDS = 60.0
 
 
-class Postbox:
+class Outbox:
     """One a process."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Postbox:
                 return False
             self._waiting.append((group, message))
             if self._thread is None:
-                thread = threading.Thread(target=self._run, name="visionagents-postbox", daemon=True)
+                thread = threading.Thread(target=self._run, name="visionagents-outbox", daemon=True)
                 try:
                     thread.start()
                 except RuntimeError:  # the interpreter ends, or there are too many
@@ -97,21 +97,30 @@ async def _transmit(group: str, message: Message) -> None:
             await deliver(layer, group, message)
 
 
-_postbox = Postbox()
+_outbox = Outbox()
+
+
+def send_from_anywhere(group: str, message: Message) -> None:
+    """Send to ``group``, from any thread of any process: with a worker or without, on an event loop or not.
+
+    It waits for nothing, and never fails: like all messages this one may be lost.
+    """
+    if (layer := get_layer()) is not None and not send_by_open_link(layer, group, message):
+        post(group, message)
 
 
 def post(group: str, message: Message) -> bool:
-    return _postbox.post(group, message)
+    return _outbox.post(group, message)
 
 
 def flush(timeout: float = _LAST_SECONDS) -> bool:
     """Wait until what was posted is sent, or given up."""
-    return _postbox.flush(timeout)
+    return _outbox.flush(timeout)
 
 
 def _after_fork() -> None:
-    global _postbox
-    _postbox = Postbox()  # the thread stayed behind
+    global _outbox
+    _outbox = Outbox()  # the thread stayed behind
 
 
 atexit.register(flush)

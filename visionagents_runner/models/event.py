@@ -12,7 +12,7 @@ from typing import Any
 from django.db import models, router, transaction
 from django.db.models.functions import Now
 
-from ..messaging.notifications import tell_on_commit
+from ..messaging.notifications import tell_of_news_on_commit
 from .bulk import insert_events, take_numbers
 from .session import AgentSession
 
@@ -97,7 +97,7 @@ class SessionEventQuerySet(models.QuerySet["SessionEvent"]):
                     seq[line.session_id] += 1
                     events.append((line, seq[line.session_id]))
             insert_events(using, events)
-            tell_on_commit(list(last), using=using, states=False)
+            tell_of_news_on_commit(list(last), using=using, states=False)
         return last
 
     def _holds(self, lines: Sequence[EventLine], sessions: Container[uuid.UUID], after: dict[uuid.UUID, int]) -> bool:

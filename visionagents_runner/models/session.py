@@ -14,9 +14,8 @@ from django.db.models import Case, Exists, F, Q, Value, When
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
-from .. import queue
 from ..exceptions import RunnerConfigurationError
-from ..messaging.notifications import tell_on_commit
+from ..messaging.notifications import give_to_engine, tell_of_news_on_commit
 from ..utils.credentials import without_credentials
 from ..utils.text import visible
 from .fields import ExactCharField
@@ -179,7 +178,7 @@ class AgentSessionQuerySet(models.QuerySet["AgentSession"]):
             if not self.queued().filter(pk=key).update(priority=F("priority")):
                 return False
             self.filter(pk=key).delete()
-            tell_on_commit([key], using=router.db_for_write(AgentSession), states=True)
+            tell_of_news_on_commit([key], using=router.db_for_write(AgentSession), states=True)
         return True
 
     def mark_unreachable(self) -> int:
@@ -392,10 +391,10 @@ class AgentSession(models.Model):
             data["restart_of"] = str(self.restart_of_id)
         SessionEvent.objects.create(session=self, seq=1, kind="requested", data=data)
         if self.status == SessionStatus.QUEUED and hand_over:
-            queue.hand_over(self)
+            give_to_engine(self)
         if due_now:
             self.refresh_from_db(fields=reckoned)
-        tell_on_commit([self.pk], using=router.db_for_write(AgentSession), states=True)
+        tell_of_news_on_commit([self.pk], using=router.db_for_write(AgentSession), states=True)
 
     def mark_active(self, *, agent_id: str, at: datetime | None = None) -> bool:
         """The agent is built and its join begins; False if that is known or it has ended.
@@ -494,7 +493,7 @@ def _change(
             SessionEvent.objects.create(session_id=key, seq=seq, kind=kind, data=told)
             if kind == "ended":
                 WebhookDelivery.objects.enqueue(key)
-            tell_on_commit([key], using=using, states=True)
+            tell_of_news_on_commit([key], using=using, states=True)
         changed.append(key)
     return changed
 

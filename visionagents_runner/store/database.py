@@ -34,11 +34,12 @@ from ..exceptions import (
     NoWorker,
     SessionLimitExceeded,
 )
-from ..messaging.layer import get_layer, send_from_anywhere, worker_group
+from ..messaging import notifications
+from ..messaging.layer import get_layer, worker_group
+from ..messaging.outbox import send_from_anywhere
 from ..models import AgentSession, EndReason, EventLine, SessionCommand, SessionEvent, Slot, Turn, Worker, WorkerState
 from ..models.worker import seconds_ago
 from ..signals import session_ended
-from ..utils.listeners import Listeners
 from ..utils.process import ProcessIdentity, is_known_dead
 from ..utils.validation import call_key
 from .mysql import limit_seconds
@@ -519,19 +520,6 @@ async def get_session(pk: uuid.UUID | str) -> AgentSession | None:
     return await read(AgentSession.objects.filter(pk=key).first)
 
 
-CloseListener = Callable[[Sequence[uuid.UUID], str, bool], None]
-_close_listeners = Listeners[CloseListener]()
-
-
-def on_close_request(listener: CloseListener) -> Callable[[], None]:
-    """Have ``listener(session ids, by, force)`` called, on any thread, when this process has committed close requests.
-
-    The worker uses it to close its own sessions at once instead of at its next poll. Other workers are told too.
-    Returns a function that ends it.
-    """
-    return _close_listeners.add(listener)
-
-
 async def request_close(pk: uuid.UUID | str, *, by: str = "", force: bool = False) -> bool:
     """Ask the worker of a session, wherever it runs, to close it. True if the request is new."""
     return bool(await write(request_close_sync, [pk], by=by, force=force))
@@ -561,23 +549,9 @@ def request_close_sync(pks: Iterable[uuid.UUID | str], *, by: str = "", force: b
     return count
 
 
-EndListener = Callable[[Sequence[uuid.UUID], EndReason], None]
-_end_listeners = Listeners[EndListener]()
-
-
-def on_end(listener: EndListener) -> Callable[[], None]:
-    """Have ``listener(session ids, reason)`` called, on any thread, when this process has ended sessions on their rows.
-
-    The worker tells of them on its loop; where none runs, that is done on the thread that ended them. Returns a
-    function that ends it.
-    """
-    return _end_listeners.add(listener)
-
-
 def _tell_of_ends(keys: Sequence[uuid.UUID], reason: EndReason) -> None:
-    for listener in _end_listeners:
-        listener(keys, reason)
-    if not _end_listeners:
+    """Have the worker here tell of these ends on its loop; where none runs, do that on this thread."""
+    if not notifications.tell_of_ends(keys, reason):
         told = {"status": reason.status.value, "end_reason": reason.value}
         for key in keys:
             session_ended.send_robust(AgentSession, session_id=str(key), **told)
@@ -585,8 +559,7 @@ def _tell_of_ends(keys: Sequence[uuid.UUID], reason: EndReason) -> None:
 
 def _tell_of_close(keys: Sequence[uuid.UUID], by: str, force: bool) -> None:
     """Tell the workers of these sessions, here and elsewhere. Who is not reached sees it at the next poll."""
-    for listener in _close_listeners:
-        listener(keys, by, force)
+    notifications.tell_of_close_requests(keys, by, force)
     if get_layer() is None:
         return
     theirs: dict[uuid.UUID, list[str]] = {}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from ..messaging import notifications
 from ..messaging.layer import Link, Message, get_link, worker_group
 from ..models import CommandOutcome, SessionCommand
 from ..sessions import commands
@@ -47,7 +48,7 @@ class ControlDesk:
             with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(self._close_sessions, keys, by, force)
 
-        self._undo.append(database.on_close_request(listener))
+        self._undo.append(notifications.on_close_request(listener))
         self._link = get_link()
         if self._link is not None:
             self._undo.append(self._link.join(worker_group(self._worker.id), self._on_message))

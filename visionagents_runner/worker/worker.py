@@ -16,6 +16,7 @@ from ..checks.webhooks import refuse_unsound_endpoints
 from ..conf.settings import get_settings
 from ..dispatch.claimer import Claims
 from ..exceptions import NotReady, RunnerConfigurationError
+from ..messaging import notifications
 from ..models import EndReason, SessionStatus, Worker
 from ..observe import load_redact
 from ..sessions.recorder import Recorder
@@ -530,7 +531,7 @@ class AgentWorker:
             with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(self._announce, keys, reason)
 
-        self._stop_hearing = database.on_end(listener)
+        self._stop_hearing = notifications.on_end(listener)
 
     def _announce(self, ids: Iterable[uuid.UUID], reason: EndReason) -> None:
         for pk in ids:

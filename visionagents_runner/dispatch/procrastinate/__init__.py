@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 def install() -> None:
     """Hand sessions that this process queues to the engine. For `AppConfig.ready`: it asks no database."""
-    from ... import queue
+    from ...messaging.notifications import set_engine
     from .choice import uses_procrastinate
 
     if uses_procrastinate():
         from .jobs import hand_over
 
-        queue.set_engine(hand_over)
+        set_engine(hand_over)
 
 
 def load_engine() -> Engine | None:
