@@ -15,7 +15,7 @@ from tests.agents import StubAgent, create_agent, join_call
 from visionagents_runner import AgentLauncher, quotas
 from visionagents_runner.models import AgentSession
 from visionagents_runner.quotas import holdings
-from visionagents_runner.store import database
+from visionagents_runner.store import database, session_rows
 from visionagents_runner.worker.worker import current_worker
 
 
@@ -57,7 +57,7 @@ async def launch(transactional_db: None) -> AsyncIterator[Callable[..., Any]]:
 
 
 async def row_of(session: Any) -> AgentSession:
-    row = await database.get_session(session.id)
+    row = await session_rows.get_session(session.id)
     assert row is not None
     return row
 

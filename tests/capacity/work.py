@@ -38,14 +38,14 @@ def _sessions(worker: Any, number: int = _CALLS) -> list[Any]:
 
 
 def heartbeat(index: int) -> Work:
-    from visionagents_runner.store import database
+    from visionagents_runner.store import worker_rows
 
     worker = _worker(index)
     _sessions(worker)
     lag = {"p50": 0.001, "p99": 0.01, "longest": 0.02, "share": 0.0}
 
     def work() -> int:
-        database._beat(worker, False, {"loop_lag": lag, "capacity": 100, "agents": {"default": 100}})
+        worker_rows._beat(worker, False, {"loop_lag": lag, "capacity": 100, "agents": {"default": 100}})
         return 1
 
     return work
@@ -54,15 +54,15 @@ def heartbeat(index: int) -> Work:
 def poll(index: int) -> Work:
     """All that a worker looks for each POLL_INTERVAL."""
     from visionagents_runner.models import Worker
-    from visionagents_runner.store import database
+    from visionagents_runner.store import queued_rows, session_rows
 
     worker = _worker(index)
     _sessions(worker)
 
     def work() -> int:
         Worker.objects.filter(pk=worker.pk, drain_requested_at__isnull=False).exists()
-        database._wanted_of(worker.pk, 10.0)
-        database._due(["default"], 4, 0.0)
+        session_rows._wanted_of(worker.pk, 10.0)
+        queued_rows._due(["default"], 4, 0.0)
         return 1
 
     return work
@@ -71,16 +71,16 @@ def poll(index: int) -> Work:
 def look_after(index: int) -> Work:
     """Each HEARTBEAT_INTERVAL: whether all is well with its own sessions, and with workers of its machine."""
     from visionagents_runner.models import AgentSession
-    from visionagents_runner.store import database
+    from visionagents_runner.store import session_rows, worker_rows
     from visionagents_runner.utils.process import identify
 
     worker, identity = _worker(index), identify()
     keys = [row.pk for row in _sessions(worker)]
 
     def work() -> int:
-        database._ended_among(keys)
+        session_rows._ended_among(keys)
         list(AgentSession.objects.live().filter(worker_id=worker.pk).order_by().values_list("pk", flat=True))
-        database._reap(worker, identity, lambda: True, 3600.0)  # another one's turn to look after all
+        worker_rows._reap(worker, identity, lambda: True, 3600.0)  # another one's turn to look after all
         return 1
 
     return work
@@ -104,13 +104,13 @@ def event(index: int) -> Work:
 
 def metrics(index: int) -> Work:
     """What a worker with 15 calls writes each METRICS_INTERVAL."""
-    from visionagents_runner.store import database
+    from visionagents_runner.store import session_rows
 
     rows = _sessions(_worker(index))
     numbers = {f"llm_metric_{number}__total": number * 1.5 for number in range(25)}
 
     def work() -> int:
-        database._save_metrics({row.pk: numbers for row in rows}, {})
+        session_rows._save_metrics({row.pk: numbers for row in rows}, {})
         return len(rows)
 
     return work
@@ -118,7 +118,7 @@ def metrics(index: int) -> Work:
 
 def start(index: int, **limits: int) -> Work:
     from visionagents_runner.models import AgentSession
-    from visionagents_runner.store import database
+    from visionagents_runner.store import session_limits
 
     worker = _worker(index)
     begun: list[Any] = []
@@ -126,7 +126,7 @@ def start(index: int, **limits: int) -> Work:
     def work() -> int:
         row = AgentSession(id=uuid.uuid4(), call_id=uuid.uuid4().hex, worker_id=worker.pk)
         row.created_at = datetime.now(UTC)
-        database._admit(row, database.Limits(per_worker=10**6, per_call=3, **limits), None)
+        session_limits._admit(row, session_limits.Limits(per_worker=10**6, per_call=3, **limits), None)
         row.mark_active(agent_id="agent")
         row.mark_joined()
         begun.append(row)
@@ -147,7 +147,7 @@ def start_under_one_limit(index: int) -> Work:
 def dispatch(index: int) -> Work:
     """Queue one, find it, claim it."""
     from visionagents_runner.models import AgentSession, SessionStatus
-    from visionagents_runner.store import database
+    from visionagents_runner.store import queued_rows, session_limits
 
     worker = _worker(index)
 
@@ -157,7 +157,7 @@ def dispatch(index: int) -> Work:
         row.insert()
         list(AgentSession.objects.due().filter(agent__in=["default"])[:4])
         row.worker_id = worker.pk
-        database._claim(row, database.Limits(), False)
+        queued_rows._claim(row, session_limits.Limits(), False)
         AgentSession.objects.filter(pk=row.pk).update(
             status="closed", end_reason="finished", ended_at=datetime.now(UTC)
         )
@@ -169,7 +169,7 @@ def dispatch(index: int) -> Work:
 def close(index: int) -> Work:
     """A close that was asked of another worker, and the end."""
     from visionagents_runner.models import EndReason
-    from visionagents_runner.store import database
+    from visionagents_runner.store import session_rows
 
     worker = _worker(index)
     rows: list[Any] = _sessions(worker, 2000)
@@ -178,7 +178,7 @@ def close(index: int) -> Work:
         if not rows:
             rows.extend(_sessions(worker, 200))
         row = rows.pop()
-        database.request_close_sync([row.pk], by="operator")
+        session_rows.request_close_sync([row.pk], by="operator")
         row.finish(EndReason.REQUESTED)
         return 1
 

@@ -22,17 +22,17 @@ from tests.processes import child
 from visionagents_runner.messaging import notifications
 from visionagents_runner.messaging.layer import worker_group
 from visionagents_runner.models import AgentSession, SessionEvent, Worker
-from visionagents_runner.store import database
+from visionagents_runner.store import database, session_rows
 
 NEVER = 3600.0
 """A POLL_INTERVAL with which only messages reach a worker."""
 SOON = 0.1
 
 COMMAND = """
-from visionagents_runner import store
+from visionagents_runner.store.session_rows import request_close_sync
 say("ready")
 keys = json.loads((await asyncio.to_thread(sys.stdin.readline)))
-await asyncio.to_thread(store.request_close_sync, keys, by="a command")
+await asyncio.to_thread(request_close_sync, keys, by="a command")
 """
 
 
@@ -85,11 +85,11 @@ async def test_many_sessions_are_one_message_to_each_worker(transactional_db: No
     worker = await Worker.objects.acreate(hostname="other", pid=1)
     rows = [await AgentSession.objects.acreate(call_id="x", status="active", worker=worker) for _ in range(5)]
     async with Inbox(worker_group(worker.pk)) as inbox:
-        await database.write(database.request_close_sync, [row.pk for row in rows], by="somebody", force=True)
+        await database.write(session_rows.request_close_sync, [row.pk for row in rows], by="somebody", force=True)
         message = await inbox.hear()
         assert {uuid.UUID(each) for each in message["sessions"]} == {row.pk for row in rows}
         assert (message["type"], message["by"], message["force"]) == ("control.close", "somebody", True)
-        await database.write(database.request_close_sync, [rows[0].pk], by="again")
+        await database.write(session_rows.request_close_sync, [rows[0].pk], by="again")
         assert (await inbox.hear())["by"] == "again"
 
 
@@ -118,10 +118,10 @@ def test_a_request_that_is_rolled_back_closes_nothing(transactional_db: None) ->
     try:
         row = AgentSession.objects.create(call_id="x", status="active")
         with transaction.atomic():
-            database.request_close_sync([row.pk])
+            session_rows.request_close_sync([row.pk])
             transaction.set_rollback(True)
         assert heard == []
-        database.request_close_sync([row.pk])
+        session_rows.request_close_sync([row.pk])
         assert heard == [[row.pk]]
     finally:
         remove()

@@ -19,7 +19,7 @@ from tests.processes import child
 from visionagents_runner.dispatch import remote_commands
 from visionagents_runner.models import CommandKind, SessionCommand, SessionEvent
 from visionagents_runner.sessions import commands as session_commands
-from visionagents_runner.store import database
+from visionagents_runner.store import database, worker_rows
 from visionagents_runner.utils.process import identify
 from visionagents_runner.worker.worker import current_worker
 
@@ -207,7 +207,7 @@ async def test_who_dies_while_asking_leaves_nothing_to_be_said_later(server: Ser
             worker = current_worker()
             assert worker is not None
             assert worker._row is not None
-            await database.reap(worker._row, identify())
+            await worker_rows.reap(worker._row, identify())
             assert len(await database.read(commands)) == left
 
 

@@ -77,11 +77,11 @@ async def until_row(key: Any, condition: Callable[[AgentSession], bool], seconds
     """Wait until the row of a session is as ``condition`` says, and return it."""
     import asyncio
 
-    from visionagents_runner.store import database
+    from visionagents_runner.store import session_rows
 
     async with asyncio.timeout(seconds):
         while True:
-            row = await database.get_session(key)
+            row = await session_rows.get_session(key)
             assert row is not None
             if condition(row):
                 return row

@@ -19,7 +19,7 @@ from visionagents_runner import AgentLauncher, AgentNotFound
 from visionagents_runner.exceptions import InvalidInput
 from visionagents_runner.models import AgentSession, EndReason, SessionEvent, SessionStatus, Turn
 from visionagents_runner.signals import session_ended
-from visionagents_runner.store import database
+from visionagents_runner.store import database, errors, queued_rows, session_rows
 from visionagents_runner.store.retention import prune
 
 
@@ -90,7 +90,7 @@ def test_what_is_rolled_back_was_never_queued() -> None:
 @pytest.mark.django_db
 def test_closing_a_queued_session_ends_it_here_and_now() -> None:
     row = AgentSession.objects.dispatch("call")
-    assert database.request_close_sync([row.pk], by="operator") == 1
+    assert session_rows.request_close_sync([row.pk], by="operator") == 1
     row.refresh_from_db()
     assert (row.status, row.end_reason) == ("closed", "requested")
 
@@ -112,7 +112,7 @@ async def test_a_worker_starts_it(host: Any) -> None:
     session = worker.get_session(str(row.pk))
     assert (row.worker_id, session.metadata, row.restartable) == (worker.id, {"a": 1}, False)
     assert (await kinds_of(row))[:3] == ["requested", "claimed", "started"]
-    await database.request_close(row.pk)
+    await session_rows.request_close(row.pk)
     row = await until_row(row.pk, lambda row: not row.is_live)
     assert row.end_reason == EndReason.REQUESTED
 
@@ -204,14 +204,14 @@ async def test_a_session_whose_claim_the_drain_overtakes_goes_back_into_the_queu
     host: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = await host()
-    real = database.claim
+    real = queued_rows.claim
 
     async def claim_then_drain(*args: Any, **kwargs: Any) -> bool:
         claimed = await real(*args, **kwargs)
         worker.draining = True
         return claimed
 
-    monkeypatch.setattr(database, "claim", claim_then_drain)
+    monkeypatch.setattr(queued_rows, "claim", claim_then_drain)
     row = await AgentSession.objects.adispatch("call")
     row = await until_row(row.pk, lambda row: row.event_seq >= 3 and row.status == SessionStatus.QUEUED)
     worker.draining = False
@@ -223,17 +223,17 @@ async def test_a_claim_whose_answer_is_lost_does_not_leave_the_session_with_nobo
     host: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await host()
-    real = database.claim
+    real = queued_rows.claim
     calls = []
 
     async def claim_and_lose_the_answer(*args: Any, **kwargs: Any) -> bool:
         claimed = await real(*args, **kwargs)
         calls.append(claimed)
         if len(calls) == 1:
-            raise database.DATABASE_ERRORS[0]("server closed the connection unexpectedly")
+            raise errors.DATABASE_ERRORS[0]("server closed the connection unexpectedly")
         return claimed
 
-    monkeypatch.setattr(database, "claim", claim_and_lose_the_answer)
+    monkeypatch.setattr(queued_rows, "claim", claim_and_lose_the_answer)
     row = await AgentSession.objects.adispatch("call")
     row = await until_row(row.pk, is_active)
     assert await kinds_of(row) == ["requested", "claimed", "requeued", "claimed", "started", "joined"][: row.event_seq]
@@ -258,14 +258,14 @@ async def test_of_several_workers_each_takes_some_and_none_takes_one_twice(trans
 def test_two_workers_cannot_claim_one_session(transactional_db: None) -> None:
     row = AgentSession.objects.dispatch("call")
     program = f"""
-        from visionagents_runner import store
+        from visionagents_runner.store import database, queued_rows, session_limits, session_rows
         from visionagents_runner.models import AgentSession, Worker
         me = Worker(hostname="h", pid=1)
-        await store.write(me.save)
-        row = await store.get_session("{row.pk}")
+        await database.write(me.save)
+        row = await session_rows.get_session("{row.pk}")
         row.worker_id = me.pk
         go()
-        say(str(await store.claim(row, store.Limits(), restartable=False)))
+        say(str(await queued_rows.claim(row, session_limits.Limits(), restartable=False)))
         wait()
     """
     assert sorted(run_side_by_side(program, processes=4)) == ["False"] * 3 + ["True"]
@@ -318,7 +318,7 @@ async def test_the_end_of_a_session_that_never_ran_is_told_too(host: Any) -> Non
     session_ended.connect(ended)
     try:
         closed = await AgentSession.objects.adispatch("closed")
-        await database.request_close(closed.pk, by="operator")
+        await session_rows.request_close(closed.pk, by="operator")
         await news.wait()
         news.clear()
         late = await AgentSession.objects.adispatch("late", expires_at=timedelta(hours=1))
@@ -346,7 +346,7 @@ def test_a_process_without_a_worker_tells_itself_of_what_it_ends() -> None:
     session_ended.connect(ended)
     try:
         row = AgentSession.objects.dispatch("call")
-        database.request_close_sync([row.pk])
+        session_rows.request_close_sync([row.pk])
     finally:
         session_ended.disconnect(ended)
     assert told == [(str(row.pk), "closed", "requested")]

@@ -15,7 +15,7 @@ from tests.processes import Child, child, freeze
 from visionagents_runner.dispatch.remote_start import place
 from visionagents_runner.exceptions import NoWorker
 from visionagents_runner.models import AgentSession, SessionStatus
-from visionagents_runner.store import database
+from visionagents_runner.store import database, errors, queued_rows, session_rows
 from visionagents_runner.worker.worker import current_worker
 
 FAILING = """
@@ -102,19 +102,19 @@ async def test_a_database_that_is_away_for_a_moment_does_not_fail_a_start_that_w
     worker = await host(max_concurrent_sessions=1)
     launcher = worker.launchers["default"]
     await launcher.start_session("call")
-    real = database.get_session
+    real = session_rows.get_session
     looks = []
 
     async def now_and_then(key: Any) -> Any:
         looks.append(key)
         if len(looks) % 2:
-            raise database.DATABASE_ERRORS[0]("server closed the connection unexpectedly")
+            raise errors.DATABASE_ERRORS[0]("server closed the connection unexpectedly")
         return await real(key)
 
     with child(hosting(max_concurrent_sessions=1)) as other:
         elsewhere = other.hear()
-        monkeypatch.setattr(database, "get_session", now_and_then)
-        row = await place(launcher, "second", but=worker.id)
+        monkeypatch.setattr(session_rows, "get_session", now_and_then)
+        row = await place(launcher, "second", exclude=worker.id)
         assert str(row.worker_id) == elsewhere
         assert len(looks) >= 2
         await asyncio.to_thread(end, other)
@@ -131,17 +131,17 @@ async def test_a_start_that_cannot_be_followed_is_not_left_behind(
     await launcher.start_session("call")
 
     async def away(key: Any) -> Any:
-        raise database.DATABASE_ERRORS[0]("server closed the connection unexpectedly")
+        raise errors.DATABASE_ERRORS[0]("server closed the connection unexpectedly")
 
     with child(hosting(max_concurrent_sessions=1)) as other:
         other.hear()
         if not taken:
             freeze(other.process)
-        real = database.get_session
-        monkeypatch.setattr(database, "get_session", away)
-        with pytest.raises(database.DATABASE_ERRORS):
-            await place(launcher, "second", but=worker.id)
-        monkeypatch.setattr(database, "get_session", real)
+        real = session_rows.get_session
+        monkeypatch.setattr(session_rows, "get_session", away)
+        with pytest.raises(errors.DATABASE_ERRORS):
+            await place(launcher, "second", exclude=worker.id)
+        monkeypatch.setattr(session_rows, "get_session", real)
         if not taken:
             other.process.send_signal(signal.SIGCONT)
         async with asyncio.timeout(20):
@@ -176,7 +176,7 @@ async def test_a_start_goes_on_with_the_one_that_takes_the_place_of_a_lost_one(
     """
     with child(building) as other:
         assert other.hear() == "ready"
-        placing = asyncio.create_task(place(launcher, "second", but=worker.id))
+        placing = asyncio.create_task(place(launcher, "second", exclude=worker.id))
         assert await asyncio.to_thread(other.hear) == "building"
         other.process.kill()
         other.process.wait()
@@ -207,7 +207,7 @@ async def test_whoever_asked_and_went_away_leaves_a_session_that_can_be_found(ho
     await launcher.start_session("call")
     with child(hosting(max_concurrent_sessions=1)) as other:
         elsewhere = other.hear()
-        asking = asyncio.create_task(place(launcher, "second", but=worker.id))
+        asking = asyncio.create_task(place(launcher, "second", exclude=worker.id))
         await until_count(2)
         asking.cancel()
         rows = await database.read(lambda: list(AgentSession.objects.filter(call_id="second")))
@@ -275,11 +275,11 @@ def test_under_wsgi_a_worker_elsewhere_starts_it(allow_local: None) -> None:
 @pytest.mark.django_db(transaction=True)
 async def test_the_room_that_is_counted_is_that_of_workers_that_live_and_take(host: Any) -> None:
     with pytest.raises(NoWorker, match="default"):
-        await database.places_elsewhere("default")
+        await queued_rows.places_elsewhere("default")
     worker = await host(max_concurrent_sessions=3)
     await worker.launchers["default"].start_session("call")
-    assert await database.places_elsewhere("default") == 2
+    assert await queued_rows.places_elsewhere("default") == 2
     with pytest.raises(NoWorker):
-        await database.places_elsewhere("default", but=worker.id)
+        await queued_rows.places_elsewhere("default", exclude=worker.id)
     with pytest.raises(NoWorker):
-        await database.places_elsewhere("coach")
+        await queued_rows.places_elsewhere("coach")

@@ -24,7 +24,7 @@ from visionagents_runner.dispatch.procrastinate.jobs import queue_name
 from visionagents_runner.dispatch.procrastinate.worker import ProcrastinateEngine
 from visionagents_runner.exceptions import RunnerConfigurationError
 from visionagents_runner.models import AgentSession, SessionStatus
-from visionagents_runner.store import database
+from visionagents_runner.store import database, session_rows
 
 pytestmark = pytest.mark.usefixtures("empty_queue", "no_poll")
 
@@ -168,7 +168,7 @@ async def test_the_highest_priority_goes_first(host: Any, transactional_db: None
 
 async def test_jobs_of_sessions_that_are_not_queued_any_more_are_deleted(host: Any, transactional_db: None) -> None:
     closed = await AgentSession.objects.adispatch("call")
-    await database.request_close(closed.pk)
+    await session_rows.request_close(closed.pk)
     withdrawn = await AgentSession.objects.adispatch("call")
     await database.write(lambda: AgentSession.objects.withdraw(withdrawn.pk))
     assert len(await jobs()) == 2

@@ -19,7 +19,7 @@ from visionagents_runner.dispatch.claimer import Claims, Placed
 from visionagents_runner.dispatch.procrastinate import gate
 from visionagents_runner.dispatch.procrastinate import worker as engine
 from visionagents_runner.models import AgentSession
-from visionagents_runner.store import database
+from visionagents_runner.store import errors
 
 pytestmark = pytest.mark.usefixtures("empty_queue")
 
@@ -127,7 +127,7 @@ async def test_a_job_whose_placing_fails_ends_and_the_poll_takes_over(
     monkeypatch.setattr(claimer, "_OVERDUE_SECONDS", 0.1)
 
     async def place(self: Claims, key: Any) -> Placed:
-        raise database.DATABASE_ERRORS[0]("server closed the connection unexpectedly")
+        raise errors.DATABASE_ERRORS[0]("server closed the connection unexpectedly")
 
     monkeypatch.setattr(Claims, "place", place)
     await host()

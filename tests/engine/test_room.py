@@ -16,7 +16,7 @@ from visionagents_runner import AgentLauncher
 from visionagents_runner.dispatch.claimer import Claims, Placed
 from visionagents_runner.dispatch.procrastinate import gate
 from visionagents_runner.models import AgentSession, SessionStatus, Worker
-from visionagents_runner.store import database
+from visionagents_runner.store import database, session_rows
 
 pytestmark = pytest.mark.usefixtures("empty_queue", "no_poll")
 
@@ -155,6 +155,6 @@ async def test_a_cordoned_worker_fetches_nothing(host: Any, looks: list[int]) ->
         started = await until_row(row.pk, is_active)
         assert started.worker_id != worker.id
         assert len(looks) == before
-        await database.request_close(row.pk)
+        await session_rows.request_close(row.pk)
         other.tell()
         assert other.end() == 0

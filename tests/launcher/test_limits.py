@@ -186,10 +186,10 @@ def test_limits_over_all_workers_are_exact_when_several_start_and_claim_at_once(
     options = "max_sessions=7" if limit == "max_sessions" else ""
     settings = {} if limit == "max_sessions" else {limit: 7}
     program = f"""
-        from visionagents_runner import store
+        from visionagents_runner.store import queued_rows
         from visionagents_runner.models import AgentSession
         async with AgentLauncher(create_agent, join_call, {options}) as launcher:
-            rows = await store.due(["default"], 8)
+            rows = await queued_rows.due(["default"], 8)
             go()
             results = await asyncio.gather(
                 *(launcher.start_session(f"call-{{n}}", started_by_id={user.pk}) for n in range(8)),

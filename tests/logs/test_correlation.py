@@ -97,14 +97,14 @@ async def test_a_request_has_an_id_that_is_echoed_and_logged(
 async def test_what_a_start_logs_carries_the_request_that_asked(client: Client, stream: io.StringIO) -> None:
     from django.db import OperationalError
 
-    from visionagents_runner.store import database
+    from visionagents_runner.store import session_limits
 
     with pytest.MonkeyPatch.context() as patch:
 
         async def away(*args: Any) -> None:
             raise OperationalError("gone")
 
-        patch.setattr(database, "admit", away)
+        patch.setattr(session_limits, "admit", away)
         answer = await client.post("/sessions", {"call_id": "a"}, headers={"x-request-id": "start-1"})
     assert answer.status == 503
     (line,) = lines(stream, "visionagents_runner.worker.launcher")

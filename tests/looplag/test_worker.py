@@ -13,7 +13,7 @@ from tests.api.fixtures import Serve
 from tests.asgi_client import Client
 from visionagents_runner import NotReady
 from visionagents_runner.models import AgentSession, Worker
-from visionagents_runner.store import database
+from visionagents_runner.store import database, session_limits
 from visionagents_runner.worker.worker import AgentWorker, current_worker
 
 
@@ -63,13 +63,13 @@ async def test_a_start_that_was_let_in_before_is_not_closed_for_it(
     launch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launcher = await launch()
-    admit = database.admit
+    admit = session_limits.admit
 
     async def slowly(*args: Any) -> None:
         await admit(*args)
         overload(the_worker())
 
-    monkeypatch.setattr(database, "admit", slowly)
+    monkeypatch.setattr(session_limits, "admit", slowly)
     session = await launcher.start_session("call")
     assert the_worker().lag.overloaded
     await asyncio.sleep(0)

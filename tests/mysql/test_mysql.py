@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from tests.conftest import until
 from visionagents_runner.models import AgentSession, EventLine, SessionEvent, Worker
-from visionagents_runner.store import database
+from visionagents_runner.store import database, errors, worker_rows
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -49,7 +49,7 @@ async def test_a_write_that_waits_for_a_lock_gives_up_and_the_lane_goes_on(monke
         pytest.skip("SQLite has one lock and waits for it as its timeout says")
     monkeypatch.setattr(database, "_QUERY_SECONDS", 1.0)
     worker = Worker(hostname="here", pid=1)
-    await database.register(worker)
+    await worker_rows.register(worker)
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -87,8 +87,8 @@ async def test_the_lanes_recover_when_the_server_has_closed_their_connections() 
         connections.close_all()
 
     worker = Worker(hostname="here", pid=1)
-    await database.register(worker)
-    assert await database.beat(worker, within=10)
+    await worker_rows.register(worker)
+    assert await worker_rows.beat(worker, within=10)
     for lane in (database._writer, database._pulse, *database._readers):
         doomed = await lane.run(number)
         await asyncio.to_thread(kill, doomed)
@@ -96,13 +96,13 @@ async def test_the_lanes_recover_when_the_server_has_closed_their_connections() 
 
     async def beaten() -> bool:
         try:
-            return await database.beat(worker, within=10)
-        except database.DATABASE_ERRORS:
+            return await worker_rows.beat(worker, within=10)
+        except errors.DATABASE_ERRORS:
             return False
 
     assert await beaten() or await beaten()
     for lane in database._readers:
-        with pytest.raises(database.DATABASE_ERRORS):
+        with pytest.raises(errors.DATABASE_ERRORS):
             await lane.run(Worker.objects.count)
         assert await lane.run(Worker.objects.count) == 1
 

@@ -14,7 +14,7 @@ from django.db import OperationalError
 from visionagents_runner.models import AgentSession, EndReason, EventLine, SessionEvent, bulk
 from visionagents_runner.observe import Observed
 from visionagents_runner.sessions.recorder import Recorder
-from visionagents_runner.store import database
+from visionagents_runner.store import database, session_rows
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -59,7 +59,7 @@ class Broken:
         self.after = 0
         self.tries = 0
         self.tried = asyncio.Event()
-        original = database.record
+        original = session_rows.record
 
         async def record(*args: Any, **kwargs: Any) -> dict[uuid.UUID, int]:
             self.tries += 1
@@ -72,7 +72,7 @@ class Broken:
                 raise OperationalError("the connection broke at the commit")
             return result
 
-        monkeypatch.setattr(database, "record", record)
+        monkeypatch.setattr(session_rows, "record", record)
 
 
 async def test_events_are_written_in_order_behind_the_lines_of_the_session(settings: Any) -> None:
@@ -292,9 +292,9 @@ async def test_a_second_try_of_lines_that_were_not_written_writes_them(settings:
     row = await new_session()
     [when] = await database.read(lambda: list(SessionEvent.objects.filter(session=row).values_list("at", flat=True)))
     lines = [EventLine(row.pk, "message", when, {"number": number}) for number in range(2)]
-    assert await database.record(lines, after={}) == {row.pk: 3}
-    assert await database.record(lines, after={row.pk: 3}) == {row.pk: 5}
-    assert await database.record(lines, after={row.pk: 3}) == {row.pk: 5}
+    assert await session_rows.record(lines, after={}) == {row.pk: 3}
+    assert await session_rows.record(lines, after={row.pk: 3}) == {row.pk: 5}
+    assert await session_rows.record(lines, after={row.pk: 3}) == {row.pk: 5}
     assert len(await history(row)) == 5
 
 

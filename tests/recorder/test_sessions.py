@@ -15,7 +15,7 @@ from tests.observe.parts import CALLER, Ears, LiveModel, Slow, Voice, pcm
 from visionagents_runner.exceptions import RunnerConfigurationError
 from visionagents_runner.models import AgentSession, SessionEvent
 from visionagents_runner.observe import observe
-from visionagents_runner.store import database
+from visionagents_runner.store import database, session_rows
 from visionagents_runner.testing import join_call, stub_agent
 from visionagents_runner.worker.worker import current_worker
 
@@ -47,7 +47,7 @@ async def test_the_history_of_a_session_is_whole_and_ends_with_its_end(launch: C
     assert of(events, "participant_joined")[0]["user_id"] == "caller"
     assert of(events, "turn")[0]["how"] == "text"
     assert not of(events, "partial")
-    row = await database.get_session(session.uuid)
+    row = await session_rows.get_session(session.uuid)
     assert row is not None
     assert row.event_seq == len(events)
 

@@ -17,7 +17,7 @@ from tests.conftest import agent_of, row_of, until
 from visionagents_runner import StartFailed, StartTimeout
 from visionagents_runner.models import AgentSession, EndReason, SessionEvent
 from visionagents_runner.sessions.session import LiveSession
-from visionagents_runner.store import database
+from visionagents_runner.store import database, session_rows
 
 
 async def assert_ended(session: LiveSession, status: str, reason: str, *, error: str = "") -> AgentSession:
@@ -393,7 +393,7 @@ async def test_an_end_is_final(launch: Any) -> None:
     ended_at = row.ended_at
     assert not await database.write(row.finish, EndReason.ERROR, error="too late")
     assert not await database.write(row.mark_active, agent_id="x")
-    assert not await database.request_close(row.pk)
+    assert not await session_rows.request_close(row.pk)
     row = await assert_ended(session, "closed", "requested")
     assert row.ended_at == ended_at
 

@@ -17,7 +17,7 @@ from tests.signalling.relayed import Far
 from visionagents_runner.auth.tokens import make_join_token
 from visionagents_runner.edge import find_room
 from visionagents_runner.models import AgentSession, Worker
-from visionagents_runner.store import database
+from visionagents_runner.store import session_rows
 from visionagents_runner.websockets import protocol
 from visionagents_runner.websockets.calls import client, relocation
 from visionagents_runner.websockets.calls.location import home_of
@@ -42,7 +42,7 @@ def relayed_here() -> int:
 
 
 async def token_for(session_id: str, **options: Any) -> str:
-    row = await database.get_session(session_id)
+    row = await session_rows.get_session(session_id)
     assert row is not None
     return make_join_token(row, **options)
 

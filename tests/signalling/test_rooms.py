@@ -27,7 +27,7 @@ from visionagents_runner.dispatch.dispatch import dispatch
 from visionagents_runner.edge import find_room
 from visionagents_runner.exceptions import CallHidden
 from visionagents_runner.models import AgentSession
-from visionagents_runner.store import database
+from visionagents_runner.store import calls, session_limits, session_rows
 from visionagents_runner.websockets.calls import access, member
 from visionagents_runner.websockets.calls.relay_link import Lane
 
@@ -182,7 +182,7 @@ async def test_nobody_starts_a_session_on_a_call_that_is_hidden_from_them(serve:
         assert answer.status == 429
         worker = server.runner.launcher()
         with pytest.raises(CallHidden):
-            await database.enqueue(worker.new_row("my-call"), database.Visible(user.pk))
+            await session_limits.enqueue(worker.new_row("my-call"), calls.Visible(user.pk))
     else:
         assert answer.status == 403
         assert answer.detail == "You may not see every session of this call, so you may not start one on it"
@@ -355,7 +355,7 @@ async def test_people_of_another_worker_are_there_as_long_as_that_one_and_their_
     monkeypatch.setattr(recheck, "RECHECK_SECONDS", 0.1)
     _, user = await starter(here)
     session_id = await far.tell(f"start_for my-call {user.pk} api")
-    row = await database.get_session(session_id)
+    row = await session_rows.get_session(session_id)
     assert row is not None
     token = make_join_token(row)
     async with here.socket(**remote()) as socket:

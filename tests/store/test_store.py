@@ -11,7 +11,7 @@ import pytest
 from django.db import OperationalError, connection, connections
 
 from visionagents_runner.models import AgentSession, Slot, Worker
-from visionagents_runner.store import database
+from visionagents_runner.store import database, errors, session_rows, worker_rows
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -24,10 +24,10 @@ async def test_writes_happen_in_the_order_in_which_they_were_asked_for() -> None
 
 async def test_a_slow_write_does_not_hold_up_a_heartbeat_or_a_read() -> None:
     worker = Worker(hostname="here", pid=1)
-    await database.register(worker)
+    await worker_rows.register(worker)
     release = threading.Event()
     slow = asyncio.ensure_future(database.write(release.wait, 20))
-    assert await database.beat(worker, within=10)
+    assert await worker_rows.beat(worker, within=10)
     assert await database.read(Worker.objects.count) == 1
     assert not slow.done()
     release.set()
@@ -36,9 +36,9 @@ async def test_a_slow_write_does_not_hold_up_a_heartbeat_or_a_read() -> None:
 
 async def test_a_heartbeat_that_the_database_does_not_answer_gives_up(monkeypatch: Any) -> None:
     release = threading.Event()
-    monkeypatch.setattr(database, "_beat", lambda *args: release.wait(20))
+    monkeypatch.setattr(worker_rows, "_beat", lambda *args: release.wait(20))
     with pytest.raises(TimeoutError):
-        await database.beat(Worker(), within=0.01)
+        await worker_rows.beat(Worker(), within=0.01)
     release.set()
 
 
@@ -75,7 +75,7 @@ async def test_a_deadlock_is_tried_again_and_another_error_is_not() -> None:
             raise OperationalError("deadlock detected")
         return "admitted"
 
-    assert database._try_again_after_deadlock(deadlocked) == "admitted"
+    assert errors.try_again_after_deadlock(deadlocked) == "admitted"
 
     def broken() -> None:
         tries.append(1)
@@ -83,17 +83,17 @@ async def test_a_deadlock_is_tried_again_and_another_error_is_not() -> None:
 
     tries.clear()
     with pytest.raises(OperationalError, match="no such column"):
-        database._try_again_after_deadlock(broken)
+        errors.try_again_after_deadlock(broken)
     assert len(tries) == 1
 
 
 @pytest.mark.parametrize("key", ["", "x", "1" * 300, "\x00", "é"])
 async def test_an_id_that_is_no_uuid_is_no_session(key: str) -> None:
-    assert await database.get_session(key) is None
+    assert await session_rows.get_session(key) is None
 
 
 async def test_many_sessions_are_asked_about_in_batches() -> None:
-    assert await database.ended_among([uuid.uuid4() for _ in range(1200)]) == []
+    assert await session_rows.ended_among([uuid.uuid4() for _ in range(1200)]) == []
 
 
 def test_two_first_takers_of_a_slot_make_one_row() -> None:
@@ -102,7 +102,7 @@ def test_two_first_takers_of_a_slot_make_one_row() -> None:
     def take() -> None:
         try:
             for number in range(20):
-                database._try_again_after_deadlock(lambda number=number: Slot.objects.take([("call", str(number))]))
+                errors.try_again_after_deadlock(lambda number=number: Slot.objects.take([("call", str(number))]))
         except BaseException as error:
             errors.append(error)
         finally:

@@ -8,7 +8,7 @@ from tests.processes import run_side_by_side
 from tests.worker.test_reaping import session_on, silent_worker
 from visionagents_runner.models import AgentSession, Turn, Worker
 from visionagents_runner.models.worker import in_seconds, seconds_ago
-from visionagents_runner.store import census, database
+from visionagents_runner.store import census, worker_rows
 from visionagents_runner.utils.process import identify
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -21,10 +21,10 @@ def let_pass() -> None:
 
 def test_one_of_several_processes_takes_a_turn_and_one_the_next() -> None:
     program = """
-        from visionagents_runner import store
+        from visionagents_runner.store import database
         from visionagents_runner.models import Turn
         go()
-        say(await store.read(lambda: sum(Turn.objects.take("sweep", 3600) for _ in range(20))))
+        say(await database.read(lambda: sum(Turn.objects.take("sweep", 3600) for _ in range(20))))
         wait()
     """
     assert sorted(run_side_by_side(program, processes=4)) == ["0", "0", "0", "1"]
@@ -47,9 +47,9 @@ def test_workers_judge_each_other_one_at_a_time_and_none_waits_for_one_that_died
     me, gone = silent_worker(0, boot_id="here"), silent_worker(91)
     session = session_on(gone)
     assert Turn.objects.take("judge", 2.5)  # by a worker that dies before it does anything
-    assert database._reap(me, identify(), lambda: True, 2.5).lost == []
+    assert worker_rows._reap(me, identify(), lambda: True, 2.5).lost == []
     let_pass()
-    assert database._reap(me, identify(), lambda: True, 2.5).lost == [session.pk]
+    assert worker_rows._reap(me, identify(), lambda: True, 2.5).lost == [session.pk]
 
 
 def test_each_worker_looks_itself_whether_processes_of_its_machine_live() -> None:
@@ -59,7 +59,7 @@ def test_each_worker_looks_itself_whether_processes_of_its_machine_live() -> Non
     session = session_on(killed)
     Turn.objects.create(name="judge", due_at=in_seconds(60))
     Turn.objects.create(name="sweep", due_at=in_seconds(60))
-    assert database._reap(me, identity, lambda: True, 2.5).lost == [session.pk]
+    assert worker_rows._reap(me, identity, lambda: True, 2.5).lost == [session.pk]
 
 
 def test_what_one_worker_counted_the_others_take_from_it() -> None:

@@ -12,7 +12,8 @@ from django.db.models.functions import Now
 from tests.webhooks.conftest import delivery, ended
 from tests.webhooks.receiver import SECRET
 from visionagents_runner.models import AgentSession, EndReason, WebhookDelivery, Worker
-from visionagents_runner.store import database
+from visionagents_runner.store import session_rows, worker_rows
+from visionagents_runner.utils.process import ProcessIdentity
 
 pytestmark = pytest.mark.django_db
 
@@ -54,15 +55,15 @@ def test_sessions_that_others_end_are_told_of_too() -> None:
     queued.status, queued.worker = "queued", None
     for session in (lost, forced, queued):
         session.insert()
-    database.request_close_sync([forced.pk], force=True)
-    database.request_close_sync([queued.pk])
+    session_rows.request_close_sync([forced.pk], force=True)
+    session_rows.request_close_sync([queued.pk])
     me = Worker.objects.create(hostname="here", pid=2)
-    database._reap(me, database.ProcessIdentity("here", 2, "", "", ""), lambda: True, 0.0)
+    worker_rows._reap(me, ProcessIdentity("here", 2, "", "", ""), lambda: True, 0.0)
     for session in (lost, forced, queued):
         assert WebhookDelivery.objects.filter(session=session).count() == 2
     on_mine = AgentSession(call_id="mine", worker=me)
     on_mine.insert()
-    database._stop(me)
+    worker_rows._stop(me)
     assert WebhookDelivery.objects.filter(session=on_mine).count() == 2
 
 

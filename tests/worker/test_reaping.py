@@ -19,7 +19,7 @@ from tests.processes import child
 from visionagents_runner.models import AgentSession, EndReason, SessionEvent, Worker, WorkerState
 from visionagents_runner.models.worker import seconds_ago
 from visionagents_runner.signals import session_ended
-from visionagents_runner.store import database
+from visionagents_runner.store import database, worker_rows
 from visionagents_runner.utils import process
 from visionagents_runner.utils.process import identify, is_known_dead, start_time
 from visionagents_runner.worker.worker import current_worker
@@ -48,7 +48,7 @@ async def reap() -> list[uuid.UUID]:
     worker = current_worker()
     assert worker is not None
     assert worker._row is not None
-    return (await database.reap(worker._row, identify())).lost
+    return (await worker_rows.reap(worker._row, identify())).lost
 
 
 async def test_sessions_of_a_killed_process_are_lost_when_the_next_worker_starts(launch: Any) -> None:
@@ -167,7 +167,7 @@ def test_of_two_that_end_it_at_once_the_one_that_waits_for_the_other_finds_it_en
 
     def sweep() -> list[uuid.UUID]:
         try:
-            return database._reap(silent_worker(0), identify(), lambda: False, 0.0).lost
+            return worker_rows._reap(silent_worker(0), identify(), lambda: False, 0.0).lost
         finally:
             connection.close()
 

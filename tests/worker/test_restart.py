@@ -18,7 +18,7 @@ from visionagents_runner.exceptions import NotReady, RunnerConfigurationError
 from visionagents_runner.messaging import notifications
 from visionagents_runner.models import AgentSession, EndReason, SessionEvent, SessionStatus, Turn, Worker
 from visionagents_runner.models.session import PRIORITIES
-from visionagents_runner.store import database
+from visionagents_runner.store import database, session_rows, worker_rows
 from visionagents_runner.utils.process import identify
 from visionagents_runner.worker import lease
 from visionagents_runner.worker.lease import Lease
@@ -171,7 +171,7 @@ async def test_one_that_another_worker_has_by_now_is_left_to_it(host: Any) -> No
     worker = await host()
     row = await database.write(lambda: session_on(silent_worker(0), status=SessionStatus.STARTING))
     assert worker._row is not None
-    assert await database.end_not_begun(worker._row, [row.pk], "nobody") == []
+    assert await session_rows.end_not_begun(worker._row, [row.pk], "nobody") == []
     assert (await until_row(row.pk, lambda row: True)).is_live
 
 
@@ -316,7 +316,7 @@ def test_a_worker_that_gives_a_sign_of_life_while_it_is_judged_is_left_alone(set
         return True
 
     judged = iter([lambda: True, judge])
-    assert database._reap(me, identify(), lambda: next(judged)(), 0.0).lost == []
+    assert worker_rows._reap(me, identify(), lambda: next(judged)(), 0.0).lost == []
     back.refresh_from_db()
     session.refresh_from_db()
     assert (back.state, session.is_live) == ("running", True)

@@ -16,7 +16,7 @@ from visionagents_runner import AgentLauncher, NotReady
 from visionagents_runner.models import AgentSession, EndReason, Worker, WorkerState
 from visionagents_runner.models.worker import seconds_ago
 from visionagents_runner.signals import session_ended
-from visionagents_runner.store import database
+from visionagents_runner.store import database, session_limits, session_rows, worker_rows
 from visionagents_runner.worker.worker import AgentWorker, current_worker
 
 
@@ -181,7 +181,7 @@ async def test_a_start_while_the_database_is_away_says_so(launch: Any, monkeypat
     def away(*args: Any) -> None:
         raise OperationalError("could not connect to server")
 
-    monkeypatch.setattr(database, "_admit", away)
+    monkeypatch.setattr(session_limits, "_admit", away)
     with pytest.raises(NotReady, match="database does not answer"):
         await launcher.start_session("call")
 
@@ -191,13 +191,13 @@ async def test_a_row_that_lands_too_late_does_not_stay_live(launch: Any, monkeyp
         "visionagents_runner.worker.launcher._ADMIT_SECONDS", 0.5
     )  # long enough for the thread to begin
     launcher = await launch()
-    release, admit = threading.Event(), database._admit
+    release, admit = threading.Event(), session_limits._admit
 
     def slow(*args: Any) -> None:
         release.wait(20)
         admit(*args)
 
-    monkeypatch.setattr(database, "_admit", slow)
+    monkeypatch.setattr(session_limits, "_admit", slow)
     with pytest.raises(NotReady, match="database does not answer"):
         await launcher.start_session("call")
     release.set()
@@ -211,7 +211,7 @@ async def test_a_close_request_of_this_process_takes_effect_at_once(launch: Any,
     settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "POLL_INTERVAL": 3600}
     launcher = await launch()
     session = await launcher.start_session("call")
-    assert await database.request_close(session.id, by="operator")
+    assert await session_rows.request_close(session.id, by="operator")
     async with asyncio.timeout(10):
         await session.wait()
     row = await row_of(session)
@@ -239,9 +239,9 @@ async def test_force_ends_the_session_of_a_worker_that_is_gone(launch: Any) -> N
         return session.pk
 
     pk = await database.write(session_of_nobody)
-    await database.request_close(pk)
+    await session_rows.request_close(pk)
     assert (await database.read(AgentSession.objects.get)).is_live
-    await database.request_close(pk, force=True)
+    await session_rows.request_close(pk, force=True)
     row = await database.read(AgentSession.objects.get)
     assert (row.status, row.end_reason) == ("closed", "requested")
 
@@ -378,7 +378,7 @@ async def test_an_agent_is_closed_in_time_while_the_database_is_away(launch: Any
 @pytest.mark.django_db(transaction=True)
 def test_a_heartbeat_that_is_late_does_not_bring_back_a_worker_that_has_stopped() -> None:
     worker = Worker.objects.create(hostname="host", pid=1)
-    database._stop(worker)
-    assert database._beat(worker, True, {})
+    worker_rows._stop(worker)
+    assert worker_rows._beat(worker, True, {})
     worker.refresh_from_db()
     assert worker.state == WorkerState.STOPPED

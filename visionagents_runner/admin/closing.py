@@ -21,7 +21,7 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from ..models import AgentSession, SessionStatus, WorkerState
 from ..models.session import AgentSessionQuerySet
-from ..store import database
+from ..store import session_rows
 from . import display
 from .base import ReadOnlyAdmin
 from .filters import parse_uuid
@@ -181,7 +181,7 @@ class ClosingAdmin(ReadOnlyAdmin[AgentSession]):
         targets = [session for session in sessions if not nothing_to_do(session, closing)]
         keys = [session.pk for session in targets]
         waited = [session.pk for session in targets if session.status == SessionStatus.QUEUED]
-        database.request_close_sync(keys, by=request.user.get_username(), force=closing.force)
+        session_rows.request_close_sync(keys, by=request.user.get_username(), force=closing.force)
         # A worker may have taken one since: then that worker was asked.
         never_ran = AgentSession.objects.ended().filter(pk__in=waited, worker__isnull=True)
         ended = set(never_ran.order_by().values_list("pk", flat=True)) if waited else set()

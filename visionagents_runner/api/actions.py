@@ -12,7 +12,7 @@ from ..dispatch.remote_start import place
 from ..exceptions import CallHidden, MaxConcurrentSessionsExceeded, NoWorker, RunnerError
 from ..registry import AgentRegistry
 from ..sessions.session import LiveSession
-from ..store import database
+from ..store import calls, session_rows
 from ..utils.paths import scope_of
 from ..worker.worker import ensure_worker
 from .errors import start_error
@@ -58,7 +58,7 @@ async def start(
         raise start_error(error) from error
 
 
-async def _visible(request: HttpRequest, access: Access, call_type: str, call_id: str) -> database.Visible | None:
+async def _visible(request: HttpRequest, access: Access, call_type: str, call_id: str) -> calls.Visible | None:
     """Return what they may see of a call, None for all that ever comes.
 
     Raises:
@@ -67,11 +67,11 @@ async def _visible(request: HttpRequest, access: Access, call_type: str, call_id
     if access.sees_every_call:
         return None
     if access.view is None:
-        return database.Visible(access.user_id)  # the database can tell, while it keeps others from starting
-    sessions = await database.present_on(call_type, call_id)
+        return calls.Visible(access.user_id)  # the database can tell, while it keeps others from starting
+    sessions = await calls.present_on(call_type, call_id)
     if not await access.sees_call(request, sessions):
         raise CallHidden("You may not see every session of this call, so you may not start one on it")
-    return database.Visible(access.user_id, frozenset(session.id for session in sessions))
+    return calls.Visible(access.user_id, frozenset(session.id for session in sessions))
 
 
 async def _start(
@@ -96,7 +96,7 @@ async def _start(
         worker.instruments.refused(launcher.name)
         if not worker.only_overloaded:
             raise refused
-    session = await place(launcher, call_id, call_type, but=worker.id, refused=refused, **values)
+    session = await place(launcher, call_id, call_type, exclude=worker.id, refused=refused, **values)
     worker.instruments.placed(launcher.name)
     return session
 
@@ -117,4 +117,4 @@ async def close(found: Found, access: Access) -> None:
     if isinstance(found, LiveSession):
         found.request_close(by=access.name)
     elif found.is_live:
-        await database.request_close(found.pk, by=access.name)
+        await session_rows.request_close(found.pk, by=access.name)

@@ -32,7 +32,7 @@ from ..exceptions import (
     StartTimeout,
     TooMany,
 )
-from ..store.database import DATABASE_ERRORS
+from ..store.errors import DATABASE_ERRORS
 from ..utils.page_headers import NO_PAGE
 from ..utils.text import well_formed
 

@@ -10,7 +10,7 @@ from ninja import Router
 from ..auth.permissions import Action, authorize
 from ..auth.tokens import make_join_token, read_join_token
 from ..models import SessionStatus
-from ..store import database
+from ..store import calls
 from ..views import find_base, page_path
 from .bodies import parse_body
 from .errors import APIError, json_response
@@ -45,7 +45,7 @@ async def invite(request: HttpRequest, session_id: str) -> HttpResponse:
     if session.ended_at is not None or session.status == SessionStatus.CLOSING:
         raise APIError(409, "The session has ended: nobody can be invited to it any more")
     # Whoever has the token hears the whole call, and so might whoever asks for it.
-    if not await starter.sees_call(request, await database.present_on(session.call_type, session.call_id)):
+    if not await starter.sees_call(request, await calls.present_on(session.call_type, session.call_id)):
         raise APIError(403, "You may not see every session of this call, so you may not invite anybody to it")
     token = make_join_token(session, role=body.role, name=body.name, expires_in=body.expires_in, seats=body.seats)
     expires_at = iso(read_join_token(token).expires_at)

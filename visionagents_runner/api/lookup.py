@@ -14,7 +14,7 @@ from ..auth.permissions import Access, judged_since
 from ..conf.settings import get_settings
 from ..models import AgentSession, SessionStatus
 from ..sessions.session import LiveSession
-from ..store import database
+from ..store import database, session_rows
 from ..utils.paths import scope_of
 from ..utils.tasks import shared
 from ..worker.worker import current_worker
@@ -47,8 +47,8 @@ async def find(request: HttpRequest, session_id: str) -> Found | None:
         return session
     since = judged_since(request)
     if since is None:
-        return await database.get_session(key)
-    return await shared(("session", str(key)), since, partial(database.get_session, key))
+        return await session_rows.get_session(key)
+    return await shared(("session", str(key)), since, partial(session_rows.get_session, key))
 
 
 async def find_visible(request: HttpRequest, session_id: str, access: Access) -> Found:

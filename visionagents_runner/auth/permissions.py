@@ -30,7 +30,7 @@ from ninja.errors import HttpError
 
 from ..models.key import Scope, digest_of
 from ..quotas import Who, address_of_request, check_guess, identity_behind, note_valid, turn_to_look_up
-from ..store import database
+from ..store import calls, database
 from ..utils.request_headers import find_cookie
 from . import keys, stamps
 from .local_requests import SAFE_METHODS, Facts, is_token_of_this_machine, origin_allowed, site_scheme, why_not_local
@@ -130,7 +130,7 @@ class Access:
         """
         if self.sees_every_call or any(self.owns(session.started_by_id) for session in sessions):
             return True
-        if len(sessions) >= database.MOST_ON_CALL:
+        if len(sessions) >= calls.MOST_ON_CALL:
             return False  # there may be more, which were not looked at
         for session in sessions:
             if not await self.sees(request, session):

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from ..store.database import DATABASE_ERRORS
+from ..store.errors import DATABASE_ERRORS
 from ..utils.tasks import spawn
 
 logger = logging.getLogger(__name__)

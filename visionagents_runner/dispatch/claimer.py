@@ -16,7 +16,7 @@ from ..conf.settings import get_settings
 from ..exceptions import MaxConcurrentSessionsExceeded, NotReady, SessionLimitExceeded
 from ..messaging import notifications
 from ..models import AgentSession
-from ..store import database
+from ..store import errors, queued_rows, session_rows
 from ..utils.listeners import Listeners
 from ..utils.tasks import spawn
 
@@ -178,14 +178,14 @@ class Claims:
 
     async def place(self, key: uuid.UUID) -> Placed:
         """Start a queued session here, if it may start now and there is room."""
-        row = await database.get_session(key)
+        row = await session_rows.get_session(key)
         if row is None or row.status != "queued":
             return Placed.GONE
         if row.agent not in self.room():
             return Placed.NO_ROOM
         placed = await self._take(row)
         if placed is Placed.GONE:
-            row = await database.get_session(key)
+            row = await session_rows.get_session(key)
             if row is not None and row.status == "queued":
                 return Placed.NOT_DUE
         return placed
@@ -203,7 +203,7 @@ class Claims:
                 # The task that is cancelled in the middle of a claim would leave open whose the session is.
                 self._looking = spawn(self._look(), name="agent-worker-claim")
                 await asyncio.shield(self._looking)
-            except database.DATABASE_ERRORS as error:
+            except errors.DATABASE_ERRORS as error:
                 logger.warning("The queue cannot be read: the database does not answer: %s", error)
                 await asyncio.sleep(interval)
             except Exception:
@@ -216,7 +216,7 @@ class Claims:
         while room := self.room():
             overdue = _OVERDUE_SECONDS if self._engine is not None else 0.0
             await asyncio.sleep(self.deference())
-            rows = await database.due(list(room), _A_ROUND, overdue=overdue)
+            rows = await queued_rows.due(list(room), _A_ROUND, overdue=overdue)
             outcomes = [await self._take(row) for row in rows if row.agent in self.room()]
             if not {Placed.STARTED, Placed.POSTPONED, Placed.GONE} & set(outcomes):
                 return
@@ -226,7 +226,7 @@ class Claims:
         agents = {row.agent for row in freed}
         if get_settings().MAX_SESSIONS is not None:
             agents.update(self.agents)
-        rows = await database.hurry(
+        rows = await queued_rows.hurry(
             max(_A_ROUND, len(freed)),
             agents=agents,
             calls={(row.call_type, row.call_id) for row in freed[:_MOST_CALLS]},
@@ -254,7 +254,7 @@ class Claims:
         except MaxConcurrentSessionsExceeded:
             return Placed.NO_ROOM
         except SessionLimitExceeded as limit:
-            await database.postpone(row.pk, backoff(row.attempts), why=str(limit))
+            await queued_rows.postpone(row.pk, backoff(row.attempts), why=str(limit))
             return Placed.POSTPONED
         except NotReady:
             return Placed.NO_ROOM

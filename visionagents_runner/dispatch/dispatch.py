@@ -10,11 +10,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.db import router, transaction
 from django.utils import timezone
 
 from ..exceptions import InvalidInput
-from ..messaging.notifications import tell_of_queued
 from ..models import AgentSession, SessionStatus
 from ..models.session import PRIORITIES
 from ..models.worker import in_seconds
@@ -73,21 +71,13 @@ def dispatch(
     )
     if expires_in is not None and expires_in <= max(due_in or timedelta(), timedelta()):
         raise InvalidInput("expires_at", "must be later than the start")
-    insert_queued(row)
+    row.insert_queued()
     return row
 
 
 async def adispatch(call_id: str, **options: Any) -> AgentSession:
     """`dispatch` for asynchronous code."""
     return await sync_to_async(dispatch)(call_id, **options)
-
-
-def insert_queued(row: AgentSession) -> None:
-    """Insert a queued row, and tell workers of it when it is committed."""
-    using = router.db_for_write(AgentSession)
-    with transaction.atomic(using=using):
-        row.insert()
-        transaction.on_commit(tell_of_queued, using=using, robust=True)
 
 
 def _clean_priority(priority: Any) -> int:

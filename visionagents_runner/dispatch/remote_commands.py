@@ -15,7 +15,7 @@ from ..messaging.outbox import send_from_anywhere
 from ..models import AgentSession, CommandKind, CommandOutcome, SessionCommand, SessionStatus
 from ..sessions import commands
 from ..sessions.commands import AgentFailed, CannotSpeak
-from ..store import database
+from ..store import database, errors
 from ..utils.tasks import spawn
 from ..worker.worker import current_worker
 
@@ -71,7 +71,7 @@ async def _ask(command: SessionCommand) -> None:
         forget()
         try:
             await database.write(SessionCommand.objects.filter(pk=command.pk).delete)
-        except database.DATABASE_ERRORS as error:
+        except errors.DATABASE_ERRORS as error:
             logger.warning("A command stays until it is swept: the database does not answer: %s", error)
 
 
@@ -124,7 +124,7 @@ async def _until_answered(key: uuid.UUID, news: asyncio.Event, deadline: float) 
                 continue
             if not state.taken and not await database.write(SessionCommand.objects.withdraw, key):
                 continue  # it was taken this moment
-        except database.DATABASE_ERRORS as error:
+        except errors.DATABASE_ERRORS as error:
             logger.warning("Whether a command was answered is not known: the database does not answer: %s", error)
             if over:
                 raise TimeoutError from error

@@ -30,7 +30,7 @@ from ..models import AgentSession, EndReason, SessionEvent, SessionStatus
 from ..models.session import PRIORITIES
 from ..models.worker import in_seconds
 from ..sessions.session import TOOK_TOO_LONG
-from ..store import database
+from ..store import calls, database, errors, queued_rows, session_limits, session_rows
 from ..utils.tasks import spawn
 
 if TYPE_CHECKING:
@@ -60,12 +60,12 @@ async def place(
     call_id: str,
     call_type: str = "default",
     *,
-    but: uuid.UUID | None = None,
+    exclude: uuid.UUID | None = None,
     refused: RunnerError | None = None,
-    visible: database.Visible | None = None,
+    visible: calls.Visible | None = None,
     **values: Any,
 ) -> AgentSession:
-    """Have another worker than ``but`` start a session, and return its row when its agent is built and joins.
+    """Have another worker than ``exclude`` start a session, and return its row when its agent is built and joins.
 
     The start does not depend on its caller: cancelling this leaves a session that can be found and closed.
 
@@ -84,18 +84,18 @@ async def place(
     row = launcher.new_row(call_id, call_type, **values)
     row.status = SessionStatus.QUEUED
     row.priority = PRIORITIES[-1]
-    placement = _Placement(row, but, refused, visible)
+    placement = _Placement(row, exclude, refused, visible)
     await placement.check_room()
     return await asyncio.shield(spawn(placement.run(), name=f"place-{row.pk}"))
 
 
 class _Placement:
     def __init__(
-        self, row: AgentSession, but: uuid.UUID | None, refused: RunnerError | None, visible: database.Visible | None
+        self, row: AgentSession, exclude: uuid.UUID | None, refused: RunnerError | None, visible: calls.Visible | None
     ) -> None:
         self._row = row
         self._visible = visible
-        self._but = but
+        self._exclude = exclude
         self._no_worker = refused
         self._full = refused or MaxConcurrentSessionsExceeded("Reached maximum number of concurrent sessions")
         self._news = asyncio.Event()
@@ -107,7 +107,7 @@ class _Placement:
         if time.monotonic() < _full_until.get(agent, 0.0):
             raise self._full  # a flood of starts need not ask the database each time
         try:
-            places = await database.places_elsewhere(agent, but=self._but)
+            places = await queued_rows.places_elsewhere(agent, exclude=self._exclude)
         except NoWorker as error:
             raise self._no_worker or error from None
         if places == 0:
@@ -121,9 +121,9 @@ class _Placement:
         undo = self._listen()
         try:
             try:
-                await database.enqueue(self._row, self._visible)
+                await session_limits.enqueue(self._row, self._visible)
                 await self._until_claimed(time.monotonic() + timeout)
-            except database.DATABASE_ERRORS:
+            except errors.DATABASE_ERRORS:
                 # It may be queued, or even taken by now, and nobody is told of it.
                 giving_up = spawn(self._give_up(), name=f"place-give-up-{self._row.pk}")
                 _giving_up.add(giving_up)
@@ -137,7 +137,7 @@ class _Placement:
     async def _give_up(self) -> None:
         key = self._row.pk
         if not await database.persist(AgentSession.objects.withdraw, key):
-            await database.persist(database.request_close_sync, [key], by="place")
+            await database.persist(session_rows.request_close_sync, [key], by="place")
 
     def _listen(self) -> Callable[[], None]:
         """Be told by whichever worker takes it, where a channel layer reaches this process."""
@@ -173,7 +173,7 @@ class _Placement:
                 problem = await self._hopeless(row, deadline)
                 if problem is not None and await database.write(AgentSession.objects.withdraw, row.pk):
                     raise problem
-            except database.DATABASE_ERRORS:
+            except errors.DATABASE_ERRORS:
                 if time.monotonic() >= deadline:
                     raise
 
@@ -200,7 +200,7 @@ class _Placement:
                 row = await self._read()
                 if row.end_reason == EndReason.WORKER_LOST and (successor := await self._successor()) is not None:
                     self._row = row = successor  # the worker died over it, and another one starts it again
-            except database.DATABASE_ERRORS as error:
+            except errors.DATABASE_ERRORS as error:
                 logger.warning("Whether session %s has started is not known: %s", self._row.pk, error)
                 row = self._row
             if row.started_at is not None:
@@ -236,7 +236,7 @@ class _Placement:
         return await database.read(AgentSession.objects.filter(restart_of=self._row.pk).first)
 
     async def _read(self) -> AgentSession:
-        row = await database.get_session(self._row.pk)
+        row = await session_rows.get_session(self._row.pk)
         if row is None:
             raise StartFailed("The session was deleted while it waited", session_id=str(self._row.pk), closed=True)
         return row

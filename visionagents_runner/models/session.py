@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
 from ..exceptions import RunnerConfigurationError
-from ..messaging.notifications import give_to_engine, tell_of_news_on_commit
+from ..messaging.notifications import give_to_engine, tell_of_news_on_commit, tell_of_queued
 from ..utils.credentials import without_credentials
 from ..utils.text import visible
 from .fields import ExactCharField
@@ -395,6 +395,13 @@ class AgentSession(models.Model):
         if due_now:
             self.refresh_from_db(fields=reckoned)
         tell_of_news_on_commit([self.pk], using=router.db_for_write(AgentSession), states=True)
+
+    def insert_queued(self) -> None:
+        """Insert this queued row, and tell workers of it when it is committed."""
+        using = router.db_for_write(AgentSession)
+        with transaction.atomic(using=using):
+            self.insert()
+            transaction.on_commit(tell_of_queued, using=using, robust=True)
 
     def mark_active(self, *, agent_id: str, at: datetime | None = None) -> bool:
         """The agent is built and its join begins; False if that is known or it has ended.

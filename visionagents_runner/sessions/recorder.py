@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from ..conf.settings import get_settings
 from ..models import EventLine
-from ..store import database
+from ..store import errors, session_rows
 from ..telemetry.tracing import span
 from ..utils.tasks import spawn
 
@@ -242,8 +242,8 @@ class Recorder:
         while True:
             try:
                 with span("agent_recorder.flush", **{"visionagents.events": len(batch)}):
-                    last = await database.record(batch, after=after)
-            except database.DATABASE_ERRORS as error:
+                    last = await session_rows.record(batch, after=after)
+            except errors.DATABASE_ERRORS as error:
                 if not away_since:
                     away_since = time.monotonic()
                     first_line = str(error).partition("\n")[0] or type(error).__name__

@@ -21,7 +21,7 @@ from ..conf.settings import get_settings
 from ..exceptions import StartDrained, StartFailed, StartTimeout
 from ..models import AgentSession, EndReason, SessionStatus
 from ..signals import session_ended, session_started
-from ..store import database
+from ..store import database, session_rows
 from ..telemetry.correlation import correlate
 from ..telemetry.tracing import SessionTrace
 from ..utils.credentials import error_text
@@ -593,7 +593,7 @@ class LiveSession:
         """Return why the row says that the session ended: somebody else ended it first, and that is final."""
         if self._gave_up.is_set():
             return reason
-        row = await database.get_session(self.uuid)
+        row = await session_rows.get_session(self.uuid)
         return EndReason(row.end_reason) if row is not None and row.end_reason else reason
 
     def _write(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> asyncio.Task[T]:

@@ -16,7 +16,7 @@ from ..conf.settings import get_settings
 from ..models import AgentSession, Turn, Worker
 from ..models.worker import seconds_ago
 from ..utils.tasks import spawn
-from . import database
+from . import database, errors
 from .queue_stats import Queue, queues
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Cluster:
     async def _read(self) -> None:
         try:
             self._census = await database.read(read_census)
-        except database.DATABASE_ERRORS as error:
+        except errors.DATABASE_ERRORS as error:
             logger.warning("Metrics lack the cluster's numbers: the database does not answer (%s)", error)
             return
         self._read_at = time.monotonic()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from ..conf.webhooks import Endpoint, endpoints
 from ..models import AgentSession, WebhookDelivery
 from ..models.delivery import CLAIM_SECONDS
-from ..store import database
+from ..store import database, errors
 from ..utils.tasks import spawn
 from .backoff import seconds_before_next
 from .message import build_body, sign
@@ -72,7 +72,7 @@ class WebhookSender:
             return
         self._stopping = True
         self._woken.set()
-        with suppress(TimeoutError, *database.DATABASE_ERRORS):
+        with suppress(TimeoutError, *errors.DATABASE_ERRORS):
             async with asyncio.timeout(timeout):
                 # Not cancelled: what it claims this very moment would be nobody's until the claim is over.
                 await asyncio.wait({self._task})
@@ -103,7 +103,7 @@ class WebhookSender:
             task.cancel()
         if broken_off:
             await asyncio.wait(set(broken_off))
-            with suppress(TimeoutError, *database.DATABASE_ERRORS):
+            with suppress(TimeoutError, *errors.DATABASE_ERRORS):
                 async with asyncio.timeout(_RELEASE_SECONDS):
                     for delivery in broken_off.values():
                         await database.write(delivery.release)
@@ -117,7 +117,7 @@ class WebhookSender:
             self._woken.clear()
             try:
                 await self._fill()
-            except database.DATABASE_ERRORS as error:
+            except errors.DATABASE_ERRORS as error:
                 logger.warning("Webhooks wait: the database does not answer: %s", error)
             except Exception:
                 logger.exception("Looking for webhooks to send failed; it goes on")
@@ -156,7 +156,7 @@ class WebhookSender:
             answer = await client.post(sign(endpoint, delivery, body), body)
         except AgentSession.DoesNotExist:
             return
-        except database.DATABASE_ERRORS:
+        except errors.DATABASE_ERRORS:
             raise
         except NotSent as failure:
             error = str(failure)

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from ..conf.settings import get_settings
 from ..messaging import notifications
-from ..store.database import DATABASE_ERRORS
+from ..store.errors import DATABASE_ERRORS
 from ..utils.tasks import spawn
 
 logger = logging.getLogger(__name__)

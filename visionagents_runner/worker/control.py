@@ -16,7 +16,7 @@ from ..messaging import notifications
 from ..messaging.layer import Link, Message, get_link, worker_group
 from ..models import CommandOutcome, SessionCommand
 from ..sessions import commands
-from ..store import database
+from ..store import database, errors, session_rows
 from ..utils.tasks import spawn
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class ControlDesk:
 
     async def look(self) -> None:
         """Do what is wanted of sessions that run here. The worker calls it each POLL_INTERVAL."""
-        for wanted in await database.wanted_of(self._worker.id, commands_within=commands.SPEAK_SECONDS):
+        for wanted in await session_rows.wanted_of(self._worker.id, commands_within=commands.SPEAK_SECONDS):
             if wanted.close and (session := self._session(wanted.session_id)) is not None:
                 session.request_close(by="request", force=wanted.force)
             elif wanted.commands:
@@ -123,7 +123,7 @@ class ControlDesk:
                         self._spawn(self._do(session, command), name=f"command-{command.pk}")
                 for late in asked - self._doing:
                     self._tell_asker(late)  # answered before its message came
-        except database.DATABASE_ERRORS as error:
+        except errors.DATABASE_ERRORS as error:
             logger.warning("Commands to session %s wait: the database does not answer: %s", key, error)
         except Exception:
             logger.exception("Commands to session %s could not be taken", key)
@@ -144,7 +144,7 @@ class ControlDesk:
                 logger.exception("Session %s could not be asked to speak", session.id)
         try:
             await database.write(SessionCommand.objects.answer, command.pk, outcome, detail)
-        except database.DATABASE_ERRORS as error:
+        except errors.DATABASE_ERRORS as error:
             logger.warning("Who asked session %s to speak is not answered: %s", session.id, error)
         finally:
             self._doing.discard(command.pk)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from ..models import AgentSession
     from ..sessions.recorder import Recorder
     from ..sessions.session import LiveSession
-    from ..store.database import Limits, Visible
+    from ..store.calls import Visible
+    from ..store.session_limits import Limits
     from ..telemetry.instruments import Instruments
     from ..telemetry.tracing import SessionTrace
     from .worker import AgentWorker
@@ -515,7 +516,7 @@ class AgentLauncher:
     def limits(self) -> Limits:
         """The limits in force for its sessions."""
         from ..conf.settings import get_settings
-        from ..store.database import Limits
+        from ..store.session_limits import Limits
 
         settings = get_settings()
         return Limits(
@@ -528,13 +529,13 @@ class AgentLauncher:
 
     async def _admit(self, row: AgentSession, *, visible: Visible | None) -> bool:
         from ..models import EndReason
-        from ..store import database
+        from ..store import database, errors, session_limits
         from ..utils.tasks import spawn
 
         try:
             async with asyncio.timeout(_ADMIT_SECONDS):
-                await database.admit(row, self.limits, visible)
-        except database.DATABASE_ERRORS as error:
+                await session_limits.admit(row, self.limits, visible)
+        except errors.DATABASE_ERRORS as error:
             logger.error("A session could not be admitted: %s", error)
             raise NotReady("The database does not answer") from error
         except TimeoutError as error:
@@ -545,25 +546,25 @@ class AgentLauncher:
         return True
 
     async def _claim(self, row: AgentSession) -> bool:
-        from ..store import database
+        from ..store import errors, queued_rows
         from ..utils.tasks import spawn
 
         worker = self._worker
         assert worker is not None
         try:
             async with asyncio.timeout(_ADMIT_SECONDS):
-                claimed = await database.claim(row, self.limits, restartable=self.restart is not None)
-        except (TimeoutError, *database.DATABASE_ERRORS) as error:
+                claimed = await queued_rows.claim(row, self.limits, restartable=self.restart is not None)
+        except (TimeoutError, *errors.DATABASE_ERRORS) as error:
             # It may be this worker's now, or become so. Whatever it is behind, this comes after it on the same thread.
             self._unclaiming.add(row.pk)
-            giving_back = spawn(database.unclaim(row, worker.id), name=f"unclaim-{row.pk}")
+            giving_back = spawn(queued_rows.unclaim(row, worker.id), name=f"unclaim-{row.pk}")
             giving_back.add_done_callback(lambda task: self._unclaiming.discard(row.pk))
             self.track(giving_back)
             raise NotReady("The database does not answer") from error
         if claimed and (worker.not_taking() is not None or worker.lease.runs_out):
             # A drain began meanwhile, or this process was frozen, and nobody waits for this start here: another worker
             # is better.
-            await database.unclaim(row, worker.id)
+            await queued_rows.unclaim(row, worker.id)
             return False
         row.restartable = self.restart is not None and row.restart_of_id is None
         return claimed
@@ -597,20 +598,20 @@ class AgentLauncher:
 
     async def request_close_session(self, call_id: str, session_id: str) -> None:
         """Ask whichever worker runs a session to close it. A session on another call is left alone."""
-        from ..store import database
+        from ..store import session_rows
 
-        row = await database.get_session(session_id)
+        row = await session_rows.get_session(session_id)
         if row is not None and row.call_id == call_id and row.is_live:
-            await database.request_close(row.pk, by="request_close_session")
+            await session_rows.request_close(row.pk, by="request_close_session")
 
     async def get_session_info(self, call_id: str, session_id: str) -> SessionInfo | None:
         """Return what every worker can tell of a live session on a call; None if there is none."""
         from vision_agents.core import SessionInfo
         from vision_agents.core.observability.agent import AgentMetrics
 
-        from ..store import database
+        from ..store import session_rows
 
-        row = await database.get_session(session_id)
+        row = await session_rows.get_session(session_id)
         if row is None or row.call_id != call_id or not row.is_live:
             return None
         live = self._sessions.get(session_id)

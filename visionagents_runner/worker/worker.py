@@ -21,7 +21,7 @@ from ..models import EndReason, SessionStatus, Worker
 from ..observe import load_redact
 from ..sessions.recorder import Recorder
 from ..sessions.session import LiveSession, tell_ended
-from ..store import database
+from ..store import errors, session_rows, worker_rows
 from ..telemetry.looplag import LoopLag
 from ..utils.process import identify
 from ..utils.tasks import spawn
@@ -319,9 +319,9 @@ class AgentWorker:
         await self._close_desk()
         try:
             async with asyncio.timeout(_LAST_SECONDS):
-                left = await database.stop(self._row)
+                left = await worker_rows.stop(self._row)
             self._announce(left, EndReason.DRAINED)
-        except (TimeoutError, *database.DATABASE_ERRORS) as error:
+        except (TimeoutError, *errors.DATABASE_ERRORS) as error:
             logger.error("The worker could not say goodbye to the database: %r; others will reap it", error)
         # What is not sent now is sent by other workers, or by the next one.
         await self.webhooks.close(_LAST_SECONDS)
@@ -387,7 +387,7 @@ class AgentWorker:
         from django.db import DatabaseError
 
         try:
-            await database.register(row)
+            await worker_rows.register(row)
         except DatabaseError as error:
             text = str(error).lower()
             if "no such table" in text or "does not exist" in text or "doesn't exist" in text:
@@ -431,7 +431,7 @@ class AgentWorker:
             while not task.cancelling():
                 try:
                     await work()
-                except database.DATABASE_ERRORS as error:
+                except errors.DATABASE_ERRORS as error:
                     logger.warning("The worker's %s: the database does not answer: %s", name, error)
                 except asyncio.CancelledError:
                     if task.cancelling():
@@ -469,7 +469,7 @@ class AgentWorker:
 
     async def _mark_draining(self) -> None:
         assert self._row is not None
-        await database.set_draining(self._row)
+        await worker_rows.set_draining(self._row)
 
     async def _wait_idle_or_hurry(self, timeout: float) -> None:
         assert self._hurry is not None
@@ -488,7 +488,7 @@ class AgentWorker:
         assert self._row is not None
         sent_at = boot_time()
         try:
-            alive = await database.beat(
+            alive = await worker_rows.beat(
                 self._row,
                 within=get_settings().WORKER_TTL / 3,
                 draining=self.draining or self.cordoned,
@@ -518,7 +518,7 @@ class AgentWorker:
         await self._end_what_nobody_runs()
         # The half: whoever asks next after an interval shall find that it is time.
         every = get_settings().HEARTBEAT_INTERVAL / 2
-        reaped = await database.reap(self._row, self._identity, may_judge=lambda: self.lease.may_judge, every=every)
+        reaped = await worker_rows.reap(self._row, self._identity, may_judge=lambda: self.lease.may_judge, every=every)
         self.instruments.declared_lost(len(reaped.lost))
         self._announce(reaped.lost, EndReason.WORKER_LOST)
         self._announce(reaped.expired, EndReason.EXPIRED)
@@ -540,7 +540,7 @@ class AgentWorker:
 
     async def _poll(self) -> None:
         assert self._row is not None
-        asked = await database.drain_requested(self._row)
+        asked = await worker_rows.drain_requested(self._row)
         if asked != self.cordoned:
             await self._cordon(asked)
         if any(self.live_sessions):
@@ -557,13 +557,13 @@ class AgentWorker:
         )
         self.claims.room_changed()
         if not self.draining:
-            await database.set_draining(self._row, asked)
+            await worker_rows.set_draining(self._row, asked)
 
     async def _close_what_was_declared_lost(self) -> None:
         mine = {session.uuid: session for session in self.live_sessions}
         if not mine:
             return
-        for pk in await database.ended_among(list(mine)):
+        for pk in await session_rows.ended_among(list(mine)):
             session = mine[pk]
             if not session.finished and session.status is not SessionStatus.CLOSING:
                 logger.error("Session %s was declared lost while it ran here; closing it", session.id)
@@ -575,7 +575,7 @@ class AgentWorker:
         Only those that it has not known for two looks: one may be written and not yet begun.
         """
         assert self._row is not None
-        theirs = set(await database.live_sessions_of(self._row))
+        theirs = set(await session_rows.live_sessions_of(self._row))
         known = {session.uuid for session in self.live_sessions}
         for launcher in self.launchers.values():
             known |= launcher.admitting | launcher.giving_back
@@ -583,7 +583,7 @@ class AgentWorker:
         for pk in unknown & self._unknown:
             logger.error("Session %s is this worker's by its row, and does not run here: ending it", pk)
         # Whoever asked was told that it did not start: so it is not one to start again elsewhere.
-        ended = await database.end_not_begun(self._row, list(unknown & self._unknown), _NOBODY)
+        ended = await session_rows.end_not_begun(self._row, list(unknown & self._unknown), _NOBODY)
         self._announce(ended, EndReason.CREATE_FAILED)
         self._unknown = unknown
 
@@ -603,7 +603,7 @@ class AgentWorker:
                 if (cost := session.cost(metrics)) is not None:
                     costs[session.uuid] = cost
         if snapshots:
-            await database.save_metrics(snapshots, costs)
+            await session_rows.save_metrics(snapshots, costs)
         live = {session.uuid for session in self.live_sessions}
         self._saved = {pk: value for pk, value in {**self._saved, **snapshots}.items() if pk in live}
 

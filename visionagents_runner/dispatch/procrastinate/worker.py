@@ -20,7 +20,7 @@ from procrastinate.exceptions import AppNotOpen, ConnectorException
 from procrastinate.jobs import Status
 
 from ...conf.settings import get_settings
-from ...store import database
+from ...store import errors, session_rows
 from ...utils.tasks import spawn
 from ..claimer import Claims, Placed
 from .choice import sessions_database
@@ -165,7 +165,7 @@ class ProcrastinateEngine:
         placing.add_done_callback(self._placing.discard)
         try:
             placed = await asyncio.shield(placing)
-        except database.DATABASE_ERRORS as error:
+        except errors.DATABASE_ERRORS as error:
             logger.warning("Session %s could not be placed: the database does not answer: %s", key, cause_of(error))
             return "error"
         except Exception:
@@ -173,7 +173,7 @@ class ProcrastinateEngine:
             return "error"
         if placed in {Placed.STARTED, Placed.GONE}:
             return str(placed.value)
-        row = await database.get_session(key)
+        row = await session_rows.get_session(key)
         if row is not None and row.status == "queued":
             await self._try_again(app, row, attempt if placed is Placed.POSTPONED else attempt + 1)
         return str(placed.value)

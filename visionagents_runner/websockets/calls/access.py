@@ -41,7 +41,7 @@ from ...auth.permissions import Access, Action, authorize, identify_leniently, r
 from ...auth.tokens import JoinToken, Role, VoidToken, read_join_token
 from ...models import AgentSession
 from ...models.key import AgentKey, Scope
-from ...store import database
+from ...store import calls, database, session_rows
 from ...utils.tasks import shared
 from ...worker.worker import current_worker
 from ..protocol import Code, Fatal
@@ -207,13 +207,13 @@ class Judge:
         judged = None if access.sees_every_call else _ids(sessions)
         return Admission("listener", user_id, name, judged=judged, sees_own=_sees_own(access))
 
-    async def _sessions(self, request: HandshakeRequest) -> list[database.OnCall]:
-        look = partial(database.present_on, *self._call)
+    async def _sessions(self, request: HandshakeRequest) -> list[calls.OnCall]:
+        look = partial(calls.present_on, *self._call)
         since = request.judged_since
         return await (look() if since is None else shared(("call", *self._call), since, look))
 
 
-def _ids(sessions: list[database.OnCall]) -> tuple[str, ...]:
+def _ids(sessions: list[calls.OnCall]) -> tuple[str, ...]:
     return tuple(str(session.id) for session in sessions)
 
 
@@ -248,7 +248,7 @@ async def _check_invitation(invited: JoinToken, runner: AgentRegistry, since: fl
     if session is not None:
         over, closing, row = session.finished, session.closing, session.row
     else:
-        read = partial(database.get_session, invited.session_id)
+        read = partial(session_rows.get_session, invited.session_id)
         found = await (read() if since is None else shared(("session", invited.session_id), since, read))
         if found is None:
             raise Fatal(Code.VOID_TOKEN, _ENDED)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ...auth.permissions import identity_of
 from ...auth.recheck import get_rechecks
 from ...messaging.layer import get_link
-from ...store.database import DATABASE_ERRORS
+from ...store.errors import DATABASE_ERRORS
 from ...utils.tasks import spawn
 from ...utils.text import clean_name
 from ...worker.worker import current_worker
@@ -206,7 +206,7 @@ class CallClient:
         session_id = guest.admission.session_id
         tried: set[uuid.UUID] = set()
         patience = time.monotonic() + _SETTLE_SECONDS
-        while len(tried) < _MOST_TRIED and (home := await home_of(guest.call, session_id, but=tried)) is not None:
+        while len(tried) < _MOST_TRIED and (home := await home_of(guest.call, session_id, exclude=tried)) is not None:
             if get_link() is None:
                 _warn_of_no_way()
                 raise Fatal(Code.ELSEWHERE, _NO_WAY)

@@ -11,7 +11,7 @@ from ...messaging.layer import get_link
 from ...models import AgentSession, SessionStatus, WorkerState
 from ...models.session import AgentSessionQuerySet
 from ...models.worker import seconds_ago
-from ...store import database
+from ...store import database, errors
 from ...worker.worker import current_worker
 from ..protocol import Code, Fatal
 from .access import live_sessions
@@ -25,23 +25,25 @@ Call: TypeAlias = tuple[str, str]
 _AT_ONCE = 500
 
 
-async def home_of(call: Call, session_id: str | None = None, *, but: Collection[uuid.UUID] = ()) -> uuid.UUID | None:
+async def home_of(
+    call: Call, session_id: str | None = None, *, exclude: Collection[uuid.UUID] = ()
+) -> uuid.UUID | None:
     """Return the worker in whose room people of ``call`` meet; None: in this process, also if there is no agent yet.
 
-    An invitation to a session leads to the worker of that one. Workers of ``but`` are as if they had no agent.
+    An invitation to a session leads to the worker of that one. Workers of ``exclude`` are as if they had no agent.
 
     Raises:
         Fatal: no worker that gives signs of life runs that session, or none has taken it yet.
     """
     if session_id is not None:
         home = await _home_of_session(session_id)
-        return None if home in but else home
+        return None if home in exclude else home
     here = live_sessions(*call)
     if here and get_link() is None:
         return None
     try:
-        home = await database.read(_first_home, call, list(but))
-    except database.DATABASE_ERRORS:
+        home = await database.read(_first_home, call, list(exclude))
+    except errors.DATABASE_ERRORS:
         if not here:
             raise
         return None
@@ -77,8 +79,8 @@ def _running(*statuses: SessionStatus) -> AgentSessionQuerySet:
     )
 
 
-def _first_home(call: Call, but: list[uuid.UUID]) -> uuid.UUID | None:
-    rows = _running(SessionStatus.STARTING, SessionStatus.ACTIVE).on_call(*call).exclude(worker_id__in=but)
+def _first_home(call: Call, exclude: list[uuid.UUID]) -> uuid.UUID | None:
+    rows = _running(SessionStatus.STARTING, SessionStatus.ACTIVE).on_call(*call).exclude(worker_id__in=exclude)
     return rows.order_by("created_at", "pk").values_list("worker_id", flat=True).first()
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ...conf.settings import get_settings
 from ...exceptions import TooMany
 from ...quotas import spend, turn_of
-from ...store.database import DATABASE_ERRORS
+from ...store.errors import DATABASE_ERRORS
 from ...utils.tasks import spawn
 from ...utils.validation import call_key
 from .. import protocol

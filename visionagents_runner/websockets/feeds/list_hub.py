@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from ...api.lookup import describe
 from ...messaging.layer import LIST_GROUP, get_link
 from ...models import AgentSession
-from ...store import database
+from ...store import database, errors
 from ..poller import Poller
 from . import queries
 
@@ -159,7 +159,7 @@ class ListHub:
             self._counted_at = time.monotonic()
         try:
             counted = await database.read(queries.counts, wanted)
-        except database.DATABASE_ERRORS:
+        except errors.DATABASE_ERRORS:
             self._uncounted |= wanted
             raise
         self._counts |= counted

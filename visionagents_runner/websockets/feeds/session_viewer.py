@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ...api.lookup import describe, iso
 from ...auth.recheck import get_rechecks
 from ...models import KINDS_WITHOUT_WORDS, SessionEvent, without_words
-from ...store import database
+from ...store import database, errors
 from ...utils.tasks import spawn
 from .. import protocol
 from ..protocol import Code, Fatal
@@ -115,7 +115,7 @@ class FeedViewer(ABC):
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        if isinstance(error, (TimeoutError, *database.DATABASE_ERRORS)):
+        if isinstance(error, (TimeoutError, *errors.DATABASE_ERRORS)):
             error = Fatal(Code.SERVER_ERROR, "The database does not answer: try again in a moment")
         self._socket.fail(error)
 

@@ -1,0 +1,34 @@
+"""What a database says when it cannot, and what to do then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from django.db import InterfaceError, OperationalError
+
+T = TypeVar("T")
+DATABASE_ERRORS = (OperationalError, InterfaceError)
+"""What a database that does not answer, or that chose a transaction as the victim of a deadlock, raises."""
+_DEADLOCK_TRIES = 5
+_DEADLOCK = ("deadlock", "could not serialize", "database is locked", "record has changed since last read")
+"""The last is what MariaDB says under REPEATABLE READ with innodb_snapshot_isolation."""
+
+
+def try_again_after_deadlock(attempt: Callable[[], T]) -> T:
+    for _ in range(_DEADLOCK_TRIES - 1):
+        try:
+            return attempt()
+        except OperationalError as error:
+            if not is_deadlock(error):
+                raise
+    return attempt()
+
+
+def is_deadlock(error: OperationalError) -> bool:
+    text = str(error).lower()
+    return any(words in text for words in _DEADLOCK)
+
+
+def first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
