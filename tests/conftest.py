@@ -16,7 +16,7 @@ from visionagents_runner import AgentLauncher, quotas
 from visionagents_runner.models import AgentSession
 from visionagents_runner.quotas import holdings
 from visionagents_runner.store import database, session_rows
-from visionagents_runner.worker.worker import current_worker
+from visionagents_runner.worker.current import current_worker
 
 
 @pytest.hookimpl(wrapper=True)

@@ -16,6 +16,10 @@ class VisionAgentsRunnerConfig(AppConfig):
         from .checks import calls, dispatch, limits, messaging, prices, settings, webhooks  # noqa: F401
         from .dispatch import procrastinate
         from .store import mysql
+        from .worker.services import register_service
 
         procrastinate.install()
+        register_service("visionagents_runner.dispatch.service.make_claimer")
+        register_service("visionagents_runner.websockets.feeds.publisher.FeedPublisher")
+        register_service("visionagents_runner.websockets.calls.relay.Relay")
         connection_created.connect(mysql.use_utc, dispatch_uid="visionagents_runner.mysql")

@@ -13,7 +13,7 @@ from django.test import Client
 from tests.admin.conftest import WORKERS
 from tests.conftest import until
 from visionagents_runner.models import AgentSession, Worker, WorkerState
-from visionagents_runner.worker.worker import current_worker
+from visionagents_runner.worker.current import current_worker
 
 Make = Callable[..., AgentSession]
 

@@ -15,7 +15,8 @@ from tests.asgi_client import Client
 from tests.conftest import until
 from visionagents_runner import AgentLauncher, Runner, ServeOptions
 from visionagents_runner.asgi.lean import LeanAPI
-from visionagents_runner.worker.worker import current_worker, ensure_worker
+from visionagents_runner.worker.current import current_worker
+from visionagents_runner.worker.process import ensure_worker
 
 Serve = Callable[..., Any]
 

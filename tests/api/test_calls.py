@@ -13,7 +13,7 @@ from tests.api.test_sessions import TIME, elsewhere
 from tests.asgi_client import Client
 from tests.conftest import until
 from visionagents_runner.models import AgentSession, EndReason
-from visionagents_runner.worker.worker import current_worker
+from visionagents_runner.worker.current import current_worker
 
 
 async def test_the_answers_are_what_the_models_of_vision_agents_expect(client: Client) -> None:

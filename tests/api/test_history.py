@@ -21,7 +21,7 @@ from tests.keys.fixtures import with_key
 from visionagents_runner import ServeOptions
 from visionagents_runner.api import errors, history, pagination
 from visionagents_runner.models import AgentSession, EndReason, EventLine, SessionEvent
-from visionagents_runner.worker.worker import current_worker
+from visionagents_runner.worker.current import current_worker
 
 BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SECRET = "my password is swordfish"

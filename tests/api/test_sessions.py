@@ -16,7 +16,7 @@ from tests.asgi_client import Answer, Client
 from tests.conftest import until
 from visionagents_runner import AgentLauncher
 from visionagents_runner.models import AgentSession, EndReason, Worker
-from visionagents_runner.worker.worker import current_worker
+from visionagents_runner.worker.current import current_worker
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 

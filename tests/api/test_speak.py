@@ -19,7 +19,7 @@ from visionagents_runner.models import EndReason, SessionEvent, Worker
 from visionagents_runner.sessions import commands
 from visionagents_runner.store import database
 from visionagents_runner.testing import join_call, stub_agent
-from visionagents_runner.worker.worker import current_worker
+from visionagents_runner.worker.current import current_worker
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tests.api.test_sessions import start
 from tests.asgi_client import REMOTE, Client
 from visionagents_runner import AgentLauncher
 from visionagents_runner.api.status import preferred_type
-from visionagents_runner.worker.worker import current_worker
+from visionagents_runner.worker.current import current_worker
 
 PROMETHEUS = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1"
 OPENMETRICS = "application/openmetrics-text"

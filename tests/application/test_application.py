@@ -13,7 +13,7 @@ from visionagents_runner import AgentLauncher, Runner
 from visionagents_runner.asgi import get_asgi_application
 from visionagents_runner.asgi.application import AgentsApplication, project_application
 from visionagents_runner.exceptions import RunnerConfigurationError
-from visionagents_runner.worker.worker import current_worker
+from visionagents_runner.worker.current import current_worker
 
 
 async def host(scope: Any, receive: Any, send: Any) -> None:

@@ -78,9 +78,8 @@ async def theirs(calls: int) -> dict[str, float]:
 
 
 async def ours(calls: int) -> dict[str, float]:
-    from visionagents_runner.asgi.application import drain
     from visionagents_runner.registry import get_runner
-    from visionagents_runner.worker.worker import ensure_worker
+    from visionagents_runner.worker.process import drain, ensure_worker
 
     runner = get_runner()
     worker = await ensure_worker(runner)

@@ -41,7 +41,7 @@ async def measure(rounds: int, *, poll: float) -> tuple[list[float], list[float]
     from tests.processes import child
     from visionagents_runner import AgentLauncher, Runner
     from visionagents_runner.asgi.application import AgentsApplication
-    from visionagents_runner.worker.worker import ensure_worker
+    from visionagents_runner.worker.process import ensure_worker
 
     async def nobody() -> Any: ...
 

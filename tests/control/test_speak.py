@@ -21,7 +21,7 @@ from visionagents_runner.models import CommandKind, SessionCommand, SessionEvent
 from visionagents_runner.sessions import commands as session_commands
 from visionagents_runner.store import database, worker_rows
 from visionagents_runner.utils.process import identify
-from visionagents_runner.worker.worker import current_worker
+from visionagents_runner.worker.current import current_worker
 
 NEVER = 3600.0
 """A POLL_INTERVAL with which only messages reach a worker."""

@@ -19,7 +19,7 @@ from tests.api.test_sessions import elsewhere
 from tests.conftest import row_of
 from visionagents_runner.conf.prices import Cost, cost_of
 from visionagents_runner.models import AgentSession
-from visionagents_runner.worker.worker import current_worker
+from visionagents_runner.worker.current import current_worker
 
 LLM = {"llm": {"small": {"input_tokens": 0.15e-6, "output_tokens": "0.6e-6"}}}
 TALKED = {"llm_input_tokens__total": 1_000_003, "llm_output_tokens__total": 7, "llm_latency_ms__avg": 9.0}

@@ -14,7 +14,9 @@ from tests.api.fixtures import allow_local, mount, serve
 from tests.conftest import until
 from visionagents_runner import AgentLauncher, Runner
 from visionagents_runner.models import AgentSession
-from visionagents_runner.worker.worker import AgentWorker, current_worker, ensure_worker
+from visionagents_runner.worker.current import current_worker
+from visionagents_runner.worker.process import ensure_worker
+from visionagents_runner.worker.worker import AgentWorker
 
 __all__ = ["allow_local", "mount", "serve"]
 
@@ -22,7 +24,7 @@ Host = Callable[..., Any]
 
 HOSTING = """
     import tests.agents
-    from visionagents_runner.worker.worker import ensure_worker
+    from visionagents_runner.worker.process import ensure_worker
     options = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {options}
     tests.agents.runner = Runner(launcher=AgentLauncher(create_agent, join_call, **options))
     worker = await ensure_worker(tests.agents.runner)

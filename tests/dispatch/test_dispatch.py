@@ -16,6 +16,7 @@ from tests.conftest import until
 from tests.dispatch.conftest import hosting, priorities_in_order_of_start, until_row
 from tests.processes import child, run_side_by_side
 from visionagents_runner import AgentLauncher, AgentNotFound
+from visionagents_runner.dispatch.claimer import Claimer
 from visionagents_runner.exceptions import InvalidInput
 from visionagents_runner.models import AgentSession, EndReason, SessionEvent, SessionStatus, Turn
 from visionagents_runner.signals import session_ended
@@ -191,9 +192,9 @@ async def test_a_worker_takes_only_agents_that_it_hosts(host: Any, transactional
 
 async def test_a_cordoned_or_draining_worker_takes_nothing(host: Any) -> None:
     worker = await host()
-    assert worker.claims.room() == {"default": None}
+    assert worker.services.get(Claimer).room() == {"default": None}
     worker.cordoned = True
-    assert worker.claims.room() == {}
+    assert worker.services.get(Claimer).room() == {}
     row = await AgentSession.objects.adispatch("call")
     await worker.stop()
     row = await until_row(row.pk, lambda row: True)

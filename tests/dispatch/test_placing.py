@@ -16,11 +16,11 @@ from visionagents_runner.dispatch.remote_start import place
 from visionagents_runner.exceptions import NoWorker
 from visionagents_runner.models import AgentSession, SessionStatus
 from visionagents_runner.store import database, errors, queued_rows, session_rows
-from visionagents_runner.worker.worker import current_worker
+from visionagents_runner.worker.current import current_worker
 
 FAILING = """
     import tests.agents
-    from visionagents_runner.worker.worker import ensure_worker
+    from visionagents_runner.worker.process import ensure_worker
     built = []
     async def create():
         built.append(1)
@@ -159,7 +159,7 @@ async def test_a_start_goes_on_with_the_one_that_takes_the_place_of_a_lost_one(
     here = await launcher.start_session("call")
     building = """
         import tests.agents
-        from visionagents_runner.worker.worker import ensure_worker
+        from visionagents_runner.worker.process import ensure_worker
         async def create():
             if worker is not None:
                 say("building")

@@ -16,7 +16,7 @@ import time
 HOSTING = """
     import time
     import tests.agents
-    from visionagents_runner.worker.worker import ensure_worker
+    from visionagents_runner.worker.process import ensure_worker
 
     async def join(agent, call_type, call_id):
         say([call_id, time.monotonic()])

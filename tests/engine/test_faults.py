@@ -15,7 +15,7 @@ from tests.dispatch.test_dispatch import is_active, kinds_of
 from tests.engine.conftest import CHILD_SETTINGS, CONNECTIONS, query, until_found, until_jobs, until_listening
 from tests.processes import child
 from visionagents_runner.dispatch import claimer
-from visionagents_runner.dispatch.claimer import Claims, Placed
+from visionagents_runner.dispatch.claimer import Claimer, Placed
 from visionagents_runner.dispatch.procrastinate import gate
 from visionagents_runner.dispatch.procrastinate import worker as engine
 from visionagents_runner.models import AgentSession
@@ -24,11 +24,11 @@ from visionagents_runner.store import errors
 pytestmark = pytest.mark.usefixtures("empty_queue")
 
 WITHOUT_END = """
-    from visionagents_runner.dispatch.claimer import Claims
+    from visionagents_runner.dispatch.claimer import Claimer
     async def place(self, key):
         say("fetched")
         await asyncio.Event().wait()
-    Claims.place = place
+    Claimer.place = place
 """
 
 
@@ -126,10 +126,10 @@ async def test_a_job_whose_placing_fails_ends_and_the_poll_takes_over(
 ) -> None:
     monkeypatch.setattr(claimer, "_OVERDUE_SECONDS", 0.1)
 
-    async def place(self: Claims, key: Any) -> Placed:
+    async def place(self: Claimer, key: Any) -> Placed:
         raise errors.DATABASE_ERRORS[0]("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(Claims, "place", place)
+    monkeypatch.setattr(Claimer, "place", place)
     await host()
     row = await AgentSession.objects.adispatch("call")
     await until_row(row.pk, is_active)
@@ -137,14 +137,14 @@ async def test_a_job_whose_placing_fails_ends_and_the_poll_takes_over(
 
 
 async def test_a_worker_stops_in_order_while_a_job_is_under_way(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    entered, real = asyncio.Event(), Claims.place
+    entered, real = asyncio.Event(), Claimer.place
 
-    async def place(self: Claims, key: Any) -> Placed:
+    async def place(self: Claimer, key: Any) -> Placed:
         entered.set()
         await asyncio.sleep(0.1)
         return await real(self, key)
 
-    monkeypatch.setattr(Claims, "place", place)
+    monkeypatch.setattr(Claimer, "place", place)
     worker = await host()
     row = await AgentSession.objects.adispatch("call")
     await entered.wait()

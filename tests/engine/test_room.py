@@ -13,7 +13,7 @@ from tests.dispatch.test_dispatch import is_active
 from tests.engine.conftest import CHILD_SETTINGS, jobs, query, until_found, until_jobs, until_listening
 from tests.processes import child
 from visionagents_runner import AgentLauncher
-from visionagents_runner.dispatch.claimer import Claims, Placed
+from visionagents_runner.dispatch.claimer import Claimer, Placed
 from visionagents_runner.dispatch.procrastinate import gate
 from visionagents_runner.models import AgentSession, SessionStatus, Worker
 from visionagents_runner.store import database, session_rows
@@ -71,10 +71,10 @@ async def test_agents_with_room_are_served_while_another_is_full(host: Any) -> N
 
 
 async def test_no_more_jobs_go_on_together_than_there_is_room_for(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, under_way, most = Claims.place, 0, 0
+    real, under_way, most = Claimer.place, 0, 0
     both = asyncio.Event()
 
-    async def place(self: Claims, key: Any) -> Placed:
+    async def place(self: Claimer, key: Any) -> Placed:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
@@ -86,7 +86,7 @@ async def test_no_more_jobs_go_on_together_than_there_is_room_for(host: Any, mon
         finally:
             under_way -= 1
 
-    monkeypatch.setattr(Claims, "place", place)
+    monkeypatch.setattr(Claimer, "place", place)
     rows = [await AgentSession.objects.adispatch(f"call-{number}") for number in range(5)]
     worker = await host(max_concurrent_sessions=2)
     await until(lambda: len(list(worker.live_sessions)) == 2)
@@ -97,13 +97,13 @@ async def test_no_more_jobs_go_on_together_than_there_is_room_for(host: Any, mon
 async def test_what_finds_no_room_after_all_is_tried_again_and_starts(
     host: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, tries = Claims.place, []
+    real, tries = Claimer.place, []
 
-    async def place(self: Claims, key: Any) -> Placed:
+    async def place(self: Claimer, key: Any) -> Placed:
         tries.append(key)
         return Placed.NO_ROOM if len(tries) < 4 else await real(self, key)
 
-    monkeypatch.setattr(Claims, "place", place)
+    monkeypatch.setattr(Claimer, "place", place)
     await host()
     row = await AgentSession.objects.adispatch("call")
     await until_row(row.pk, is_active)
@@ -117,11 +117,11 @@ async def test_what_never_finds_room_is_left_to_the_poll_in_the_end(
 ) -> None:
     tries = []
 
-    async def place(self: Claims, key: Any) -> Placed:
+    async def place(self: Claimer, key: Any) -> Placed:
         tries.append(key)
         return placed
 
-    monkeypatch.setattr(Claims, "place", place)
+    monkeypatch.setattr(Claimer, "place", place)
     monkeypatch.setattr(gate, "_FIRST_PAUSE_SECONDS", 0.001)
     await host()
     row = await AgentSession.objects.adispatch("call")

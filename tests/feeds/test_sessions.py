@@ -18,7 +18,7 @@ from visionagents_runner.observe import Observed
 from visionagents_runner.store import database
 from visionagents_runner.websockets.feeds import queries, session_viewer
 from visionagents_runner.websockets.feeds.session_hub import REMEMBERED, get_hub
-from visionagents_runner.worker.worker import current_worker
+from visionagents_runner.worker.current import current_worker
 
 
 async def append(row: AgentSession, count: int, kind: str = "custom", **data: Any) -> None:

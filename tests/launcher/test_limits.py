@@ -142,7 +142,7 @@ async def test_a_launcher_that_does_not_run_says_so() -> None:
 
 
 async def test_a_start_during_a_drain_is_refused(launch: Any) -> None:
-    from visionagents_runner.worker.worker import current_worker
+    from visionagents_runner.worker.current import current_worker
 
     launcher = await launch()
     session = await launcher.start_session("call")

@@ -14,7 +14,8 @@ from tests.asgi_client import Client
 from visionagents_runner import NotReady
 from visionagents_runner.models import AgentSession, Worker
 from visionagents_runner.store import database, session_limits
-from visionagents_runner.worker.worker import AgentWorker, current_worker
+from visionagents_runner.worker.current import current_worker
+from visionagents_runner.worker.worker import AgentWorker
 
 
 def the_worker() -> AgentWorker:

@@ -20,7 +20,8 @@ from visionagents_runner.models.worker import seconds_ago
 from visionagents_runner.observe import observe
 from visionagents_runner.store import database
 from visionagents_runner.store.census import Cluster
-from visionagents_runner.worker.worker import AgentWorker, current_worker
+from visionagents_runner.worker.current import current_worker
+from visionagents_runner.worker.worker import AgentWorker
 
 
 def the_worker() -> AgentWorker:

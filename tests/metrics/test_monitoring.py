@@ -17,7 +17,7 @@ from tests.asgi_client import Client
 from tests.metrics.scrape import scrape
 from visionagents_runner import AgentLauncher
 from visionagents_runner.observe import Observed
-from visionagents_runner.worker.worker import current_worker
+from visionagents_runner.worker.current import current_worker
 
 DASHBOARD = json.loads((files("visionagents_runner") / "monitoring/grafana-dashboard.json").read_text())
 RULES = yaml.safe_load((files("visionagents_runner") / "monitoring/prometheus-rules.yml").read_text())

@@ -17,7 +17,7 @@ from visionagents_runner.models import AgentSession, SessionEvent
 from visionagents_runner.observe import observe
 from visionagents_runner.store import database, session_rows
 from visionagents_runner.testing import join_call, stub_agent
-from visionagents_runner.worker.worker import current_worker
+from visionagents_runner.worker.current import current_worker
 
 
 async def history(session: Any) -> list[SessionEvent]:

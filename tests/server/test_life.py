@@ -12,10 +12,10 @@ from multiprocessing import Pipe
 import pytest
 
 from tests.agents import runner
-from visionagents_runner.asgi.application import sweep
 from visionagents_runner.server.lifecycle import Life
 from visionagents_runner.server.subprocess import Supervised
 from visionagents_runner.utils import garbage
+from visionagents_runner.worker.process import sweep
 
 
 @pytest.mark.django_db(transaction=True)

@@ -17,7 +17,8 @@ from visionagents_runner.asgi.application import AgentsApplication
 from visionagents_runner.edge import find_room, open_rooms
 from visionagents_runner.sessions.session import LiveSession
 from visionagents_runner.testing import join_call, stub_agent
-from visionagents_runner.worker.worker import current_worker, ensure_worker
+from visionagents_runner.worker.current import current_worker
+from visionagents_runner.worker.process import ensure_worker
 
 __all__ = ["allow_local"]
 

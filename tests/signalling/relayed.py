@@ -78,8 +78,9 @@ async with AgentLauncher(create_agent, join_call) as launcher:
                 find_room("default", call_id).end()
                 say("ended")
             case ["relayed"]:
-                from visionagents_runner.worker.worker import current_worker
-                say(current_worker().relays.lanes)
+                from visionagents_runner.websockets.calls.relay import Relay
+                from visionagents_runner.worker.current import current_worker
+                say(current_worker().services.get(Relay).lanes)
             case ["drain"]:
                 say("draining")
                 break

@@ -21,9 +21,9 @@ from visionagents_runner.store import session_rows
 from visionagents_runner.websockets import protocol
 from visionagents_runner.websockets.calls import client, relocation
 from visionagents_runner.websockets.calls.location import home_of
-from visionagents_runner.websockets.calls.relay import RelayDesk
+from visionagents_runner.websockets.calls.relay import Relay
 from visionagents_runner.websockets.calls.remote_client import MOVED, FarMember
-from visionagents_runner.worker.worker import current_worker
+from visionagents_runner.worker.current import current_worker
 
 far, redis_layer, server = relayed.far, relayed.redis_layer, relayed.server
 
@@ -37,8 +37,7 @@ def frame(number: int) -> bytes:
 def relayed_here() -> int:
     worker = current_worker()
     assert worker is not None
-    assert worker.relays is not None
-    return worker.relays.lanes
+    return worker.services.get(Relay).lanes
 
 
 async def token_for(session_id: str, **options: Any) -> str:
@@ -192,13 +191,13 @@ async def test_an_agent_that_is_being_built_is_waited_for_where_it_is(server: Se
 async def test_a_session_that_its_worker_does_not_know_yet_is_asked_for_again(
     server: Server, far: Far, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    knock, knocked = RelayDesk.knock, []
+    knock, knocked = Relay.knock, []
 
-    def counted(self: RelayDesk, *args: Any) -> Any:
+    def counted(self: Relay, *args: Any) -> Any:
         knocked.append(args)
         return knock(self, *args)
 
-    monkeypatch.setattr(RelayDesk, "knock", counted)
+    monkeypatch.setattr(Relay, "knock", counted)
     await far.start("another")
     worker = await Worker.objects.exclude(pk=current_worker().id).aget()  # type: ignore[union-attr]
     # Claimed a moment ago; its worker is about to begin it.

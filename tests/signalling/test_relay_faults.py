@@ -25,7 +25,8 @@ from visionagents_runner.edge import find_room
 from visionagents_runner.messaging.layer import deliver, get_layer, get_link, worker_group
 from visionagents_runner.websockets import protocol
 from visionagents_runner.websockets.calls import relay, relay_link
-from visionagents_runner.worker.worker import current_worker
+from visionagents_runner.websockets.calls.relay import Relay
+from visionagents_runner.worker.current import current_worker
 
 __all__ = ["allow_local"]
 
@@ -222,7 +223,6 @@ async def test_what_was_said_last_arrives_before_the_word_that_a_worker_ends(ser
     link, worker, layer = get_link(), current_worker(), get_layer()
     assert link is not None
     assert worker is not None
-    assert worker.relays is not None
     other, came = uuid.uuid4(), list[dict[str, Any]]()
     leave = link.join(worker_group(other), came.append)
     mine = worker_group(worker.id)
@@ -232,10 +232,10 @@ async def test_what_was_said_last_arrives_before_the_word_that_a_worker_ends(ser
     told = {"call": ["default", "my-call"], "admission": admission, "name": "Caller", "agents": []}
     await deliver(layer, mine, {"type": "relay.open", "key": "a", "from": str(other), **told})
     await until(lambda: any(each.get("lanes") for each in came))
-    [lane] = worker.relays._peers[other].lanes.values()
+    [lane] = worker.services.get(Relay)._peers[other].lanes.values()
     for number in range(50):
         lane.post(f"last {number}")
-    await worker.relays.close()
+    await worker.services.get(Relay).close()
     await until(lambda: any(each["type"] == "relay.bye" for each in came))
     kinds = [each["type"] for each in came]
     before = came[: kinds.index("relay.bye")]
@@ -350,10 +350,9 @@ async def test_an_end_for_a_reason_that_is_not_known_here_sends_the_client_back(
     await far.start()
     worker = current_worker()
     assert worker is not None
-    assert worker.relays is not None
     async with server.socket() as socket:
         await socket.hello()
-        [(theirs, peer)] = worker.relays._peers.items()
+        [(theirs, peer)] = worker.services.get(Relay)._peers.items()
         [key] = peer.lanes
         over = {"type": "relay.over", "from": str(theirs), "key": key, "code": "full_moon", "detail": "Come again"}
         await deliver(get_layer(), worker_group(worker.id), over)

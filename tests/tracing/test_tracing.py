@@ -16,7 +16,7 @@ from tests.conftest import agent_of, until
 from visionagents_runner import StartFailed
 from visionagents_runner.exceptions import MaxSessionsPerCallExceeded
 from visionagents_runner.telemetry import tracing
-from visionagents_runner.worker.worker import current_worker
+from visionagents_runner.worker.current import current_worker
 
 exporter = InMemorySpanExporter()
 provider = TracerProvider()

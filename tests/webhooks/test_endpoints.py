@@ -9,8 +9,7 @@ import pytest
 from django.core.checks import run_checks
 
 from tests.webhooks.receiver import SECRET
-from visionagents_runner.checks.webhooks import refuse_unsound_endpoints
-from visionagents_runner.conf.webhooks import endpoints
+from visionagents_runner.conf.webhooks import endpoints, refuse_unsound_endpoints
 from visionagents_runner.exceptions import RunnerConfigurationError
 
 URL = "https://hooks.example/agents?token=t0ken"

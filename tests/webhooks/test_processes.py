@@ -26,7 +26,7 @@ from tests.webhooks.test_sending import send
 from visionagents_runner import StartFailed
 from visionagents_runner.models import WebhookDelivery
 from visionagents_runner.store import database
-from visionagents_runner.worker.worker import current_worker
+from visionagents_runner.worker.current import current_worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -22,7 +22,7 @@ from visionagents_runner.signals import session_ended
 from visionagents_runner.store import database, worker_rows
 from visionagents_runner.utils import process
 from visionagents_runner.utils.process import identify, is_known_dead, start_time
-from visionagents_runner.worker.worker import current_worker
+from visionagents_runner.worker.current import current_worker
 
 HOSTING = """
     async with AgentLauncher(create_agent, join_call) as launcher:

@@ -14,6 +14,7 @@ from tests.agents import StubAgent
 from tests.dispatch.conftest import host, until_row
 from tests.processes import child, freeze
 from tests.worker.test_reaping import reap, session_on, silent_worker
+from visionagents_runner.dispatch.claimer import Claimer
 from visionagents_runner.exceptions import NotReady, RunnerConfigurationError
 from visionagents_runner.messaging import notifications
 from visionagents_runner.models import AgentSession, EndReason, SessionEvent, SessionStatus, Turn, Worker
@@ -27,7 +28,7 @@ __all__ = ["host"]
 
 START = """
     import tests.agents
-    from visionagents_runner.worker.worker import ensure_worker
+    from visionagents_runner.worker.process import ensure_worker
     tests.agents.runner = Runner(launcher=AgentLauncher(create_agent, join_call, restart="on-worker-loss"))
     worker = await ensure_worker(tests.agents.runner)
     await worker.wait_warm()
@@ -183,14 +184,14 @@ async def test_a_worker_that_others_may_take_for_dead_takes_nothing(
     real, ahead = lease.boot_time, 21.0
     monkeypatch.setattr(lease, "boot_time", lambda: real() + ahead)
     assert not worker.ready
-    assert worker.claims.room() == {}
+    assert worker.services.get(Claimer).room() == {}
     with pytest.raises(NotReady, match="take it for dead"):
         await worker.launchers["default"].start_session("call")
     row = await AgentSession.objects.adispatch("call")
-    await worker.claims._look()
+    await worker.services.get(Claimer)._look()
     assert (await until_row(row.pk, lambda row: True)).status == SessionStatus.QUEUED
     worker.lease.renew(lease.boot_time())
-    worker.claims.hint()
+    worker.services.get(Claimer).hint()
     await until_row(row.pk, lambda row: row.status == SessionStatus.ACTIVE)
 
 

@@ -17,7 +17,8 @@ from visionagents_runner.models import AgentSession, EndReason, Worker, WorkerSt
 from visionagents_runner.models.worker import seconds_ago
 from visionagents_runner.signals import session_ended
 from visionagents_runner.store import database, session_limits, session_rows, worker_rows
-from visionagents_runner.worker.worker import AgentWorker, current_worker
+from visionagents_runner.worker.current import current_worker
+from visionagents_runner.worker.worker import AgentWorker
 
 
 def the_worker() -> AgentWorker:

@@ -14,7 +14,7 @@ from ..registry import AgentRegistry
 from ..sessions.session import LiveSession
 from ..store import calls, session_rows
 from ..utils.paths import scope_of
-from ..worker.worker import ensure_worker
+from ..worker.process import ensure_worker
 from .errors import start_error
 from .lookup import Found
 from .schemas import StartCallSession

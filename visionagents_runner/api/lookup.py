@@ -17,7 +17,7 @@ from ..sessions.session import LiveSession
 from ..store import database, session_rows
 from ..utils.paths import scope_of
 from ..utils.tasks import shared
-from ..worker.worker import current_worker
+from ..worker.current import current_worker
 from .errors import session_not_found
 
 Found: TypeAlias = LiveSession | AgentSession

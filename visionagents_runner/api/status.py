@@ -14,7 +14,8 @@ from ninja import Router
 from ..auth.permissions import Action, authorize
 from ..registry import AgentRegistry
 from ..sessions.session import LiveSession
-from ..worker.worker import AgentWorker, current_worker
+from ..worker.current import current_worker
+from ..worker.worker import AgentWorker
 from .errors import NOT_READY, APIError, answer, json_response
 from .operations import operation, runner_of
 from .schemas import Error, Health, Metrics, Ready

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-import sys
-import threading
 import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,8 +15,10 @@ from .. import quotas
 from ..exceptions import NotReady, RunnerConfigurationError
 from ..routing import CALL, FEED, match_call, match_feed
 from ..utils.request_headers import why_refused
-from ..worker.worker import AgentWorker, current_worker, ensure_worker
+from ..worker.current import current_worker
+from ..worker.process import drain, ensure_worker
 from .body_limit import within_limit
+from .hooks import hook_into_server
 from .prefixes import included_prefixes
 
 if TYPE_CHECKING:
@@ -28,7 +27,9 @@ if TYPE_CHECKING:
     from ..registry import AgentRegistry
     from .lean import LeanAPI
 
+
 logger = logging.getLogger(__name__)
+
 
 _RETRY_SECONDS = 5.0
 
@@ -182,76 +183,6 @@ def project_application(runner: AgentRegistry) -> AgentsApplication:
     if isinstance(application, AgentsApplication):
         return application
     return AgentsApplication(runner, application)
-
-
-async def drain(runner: AgentRegistry, timeout: float | None = None) -> None:
-    """Drain the worker of this process and have no other one started. Its threads end too."""
-    runner.stopped = True
-    if (worker := current_worker()) is not None:
-        await worker.drain(timeout)
-    from ..store import database
-
-    await asyncio.to_thread(database.close)
-
-
-def hook_into_server(runner: AgentRegistry, worker: AgentWorker) -> None:
-    """Have the worker drained by a server that gives no lifespan.
-
-    Under daphne the reactor waits for it before it stops, and its listeners answer (``/ready`` says 503) until then.
-    Under ``runserver``, whose server runs in a daemon thread, a change of code and the end of the process close the
-    sessions first.
-    """
-    loop = asyncio.get_running_loop()
-    if threading.current_thread() is not threading.main_thread():
-        _hook_into_runserver(runner, worker, loop)
-        return
-    reactor: Any = sys.modules.get("twisted.internet.reactor")
-    if reactor is None or getattr(reactor, "_asyncioEventloop", None) is not loop:
-        return
-    from twisted.internet.defer import Deferred
-
-    def before_shutdown() -> Any:
-        return Deferred.fromFuture(asyncio.ensure_future(_drain_and_sweep(runner), loop=loop))
-
-    reactor.addSystemEventTrigger("before", "shutdown", before_shutdown)
-
-
-def _hook_into_runserver(runner: AgentRegistry, worker: AgentWorker, loop: asyncio.AbstractEventLoop) -> None:
-    def close_all() -> None:
-        if not worker.running or not loop.is_running():
-            return
-        runner.stopped = True
-        seconds = max(launcher.close_timeout for launcher in runner.launchers.values()) + 5
-        try:
-            asyncio.run_coroutine_threadsafe(worker.stop(), loop).result(seconds)
-        except Exception:
-            logger.exception("The sessions could not be closed before the reload; the next start declares them lost")
-
-    from django.utils.autoreload import file_changed
-
-    def on_change(*, file_path: Any, **kwargs: Any) -> None:
-        if str(file_path).endswith(".py"):
-            close_all()
-
-    file_changed.connect(on_change, weak=False, dispatch_uid="visionagents_runner.asgi")
-    # Before the interpreter's threads end: an atexit function would come too late for the database's.
-    register = getattr(threading, "_register_atexit", None)
-    if register is not None:
-        register(close_all)
-
-
-async def _drain_and_sweep(runner: AgentRegistry) -> None:
-    await drain(runner)
-    await sweep()
-
-
-async def sweep(patience: float = 5.0) -> None:
-    """Cancel every other task of this loop and wait for them: no ``finally`` runs for a task that is just dropped."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    if others:
-        await asyncio.wait(others, timeout=patience)
 
 
 async def _refuse(scope: Any, receive: Any, send: Any, why: str) -> None:

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from ..exceptions import RunnerConfigurationError
 from .addresses import refusal
-from .settings import RunnerSettings, get_settings
+from .settings import SETTING, RunnerSettings, get_settings
 
+EXAMPLE = '{"URL": "https://hooks.example/agents", "SECRET": os.environ["WEBHOOK_SECRET"]}'
 MAX_NAME_LENGTH = 100
 MIN_SECRET_BYTES = 24
 SECRET_PREFIX = "whsec_"  # noqa: S105 - what every secret begins with
@@ -160,3 +162,21 @@ def _split(url: Any) -> SplitResult | None:
     except ValueError:
         return None
     return parts
+
+
+def refuse_unsound_endpoints() -> None:
+    """Have a worker find out at its start that an endpoint would be told nothing.
+
+    Raises:
+        RunnerConfigurationError: which entry is wrong, and why.
+    """
+    entries = get_settings().WEBHOOKS
+    if not isinstance(entries, tuple):
+        raise RunnerConfigurationError(f"{SETTING}['WEBHOOKS'] must be a list of dicts, as in [{EXAMPLE}]")
+    for position, problem in find_problems(entries):
+        raise RunnerConfigurationError(f"{place_of(entries, position)}: {problem}")
+
+
+def place_of(entries: Any, position: int) -> str:
+    name = name_of(entries[position])
+    return f"{SETTING}['WEBHOOKS'][{position}]" + (f" ({name})" if name else "")

@@ -1,4 +1,4 @@
-"""`Claims`: the worker's side of dispatch: it takes queued sessions while there is room, and starts them."""
+"""`Claimer`: the worker's side of dispatch: it takes queued sessions while there is room, and starts them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ..models import AgentSession
 from ..store import errors, queued_rows, session_rows
 from ..utils.listeners import Listeners
 from ..utils.tasks import spawn
+from ..worker.services import Service
 
 if TYPE_CHECKING:
     from ..messaging.layer import Link
@@ -56,18 +57,20 @@ class Placed(Enum):
 
 
 class Engine(Protocol):
-    """What brings queued sessions to `Claims.place` sooner than the poll, each to one worker."""
+    """What brings queued sessions to `Claimer.place` sooner than the poll, each to one worker."""
 
-    async def open(self, claims: Claims) -> None: ...
+    async def open(self, claimer: Claimer) -> None: ...
 
     async def close(self) -> None: ...
 
 
-class Claims:
-    """One a worker, on its event loop, from `open` to `close`."""
+class Claimer(Service):
+    """Takes queued sessions for a worker, from `open` to `drain`."""
 
-    def __init__(self, worker: AgentWorker) -> None:
-        self._worker = worker
+    def __init__(self, worker: AgentWorker, load_engine: Callable[[], Engine | None] = lambda: None) -> None:
+        """``load_engine()`` returns the engine of this process, not opened yet; None where the poll does it."""
+        super().__init__(worker)
+        self._load_engine = load_engine
         self._engine: Engine | None = None
         self._link: Link | None = None
         self._hinted = asyncio.Event()
@@ -79,9 +82,10 @@ class Claims:
         """Sessions that have ended, while others may wait for their places."""
 
     async def open(self) -> None:
-        """Take queued sessions from now on, as soon as an agent is warm."""
+        """Take queued sessions from now on, as soon as an agent is warm; if the worker does that at all."""
+        if not self._worker.serves:
+            return
         from ..messaging.layer import QUEUE_GROUP, get_link
-        from .procrastinate import load_engine
 
         loop = asyncio.get_running_loop()
 
@@ -94,11 +98,11 @@ class Claims:
         if self._link is not None:
             self._undo.append(self._link.join(QUEUE_GROUP, lambda message: self.hint()))
         self._task = spawn(self._run(), name="agent-worker-claims")
-        self._engine = load_engine()
+        self._engine = self._load_engine()
         if self._engine is not None:
             await self._engine.open(self)
 
-    async def close(self) -> None:
+    async def drain(self) -> None:
         """Take no more. What is being taken is started, or given back."""
         engine, self._engine = self._engine, None
         for undo in self._undo:
@@ -150,15 +154,15 @@ class Claims:
         """There may be something to take."""
         self._hinted.set()
 
-    def freed(self, ended: AgentSession) -> None:
-        """A session has ended, and with it its place under limits that may hold back others.
+    def session_ended(self, session: AgentSession) -> None:
+        """A place under limits that may hold back others is free.
 
         Those are tried again at once, the most urgent first: left to their own time, all that comes meanwhile would
         be before them.
         """
-        launcher = self._worker.launchers.get(ended.agent)
+        launcher = self._worker.launchers.get(session.agent)
         if self._task is not None and launcher is not None and launcher.limits.over_all:
-            self._freed.append(ended)
+            self._freed.append(session)
             self.hint()
 
     def _queued_here(self) -> None:

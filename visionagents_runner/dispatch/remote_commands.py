@@ -17,7 +17,7 @@ from ..sessions import commands
 from ..sessions.commands import AgentFailed, CannotSpeak
 from ..store import database, errors
 from ..utils.tasks import spawn
-from ..worker.worker import current_worker
+from ..worker.current import current_worker
 
 logger = logging.getLogger(__name__)
 

@@ -142,7 +142,7 @@ class _Placement:
     def _listen(self) -> Callable[[], None]:
         """Be told by whichever worker takes it, where a channel layer reaches this process."""
         from ..messaging.layer import LIST_GROUP, get_link
-        from ..worker.worker import current_worker
+        from ..worker.current import current_worker
 
         # A loop that lasts for one request, as under WSGI, has no use for a link.
         link = get_link() if current_worker() is not None else None

@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..asgi.application import drain
 from ..exceptions import NotReady, RunnerConfigurationError
 from ..utils import garbage
-from ..worker.worker import AgentWorker, current_worker, ensure_worker
+from ..worker.current import current_worker
+from ..worker.process import drain, ensure_worker
+from ..worker.worker import AgentWorker
 from .banner import print_ready
 
 if TYPE_CHECKING:

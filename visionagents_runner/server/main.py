@@ -16,11 +16,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..asgi.application import AgentsApplication, project_application, sweep
+from ..asgi.application import AgentsApplication, project_application
 from ..conf.settings import get_settings
 from ..exceptions import RunnerConfigurationError
 from ..store import database
 from ..telemetry.logs import Format, configure_logging
+from ..worker.process import sweep
 from .banner import print_report, warn_of_local_requests
 from .lifecycle import LAST_REQUESTS_SECONDS, Life
 from .subprocess import STARTUP_FAILURE, Supervised, place

@@ -173,7 +173,8 @@ class AgentLauncher:
         """
         if self._worker is not None:
             raise RuntimeError("AgentLauncher is already running")
-        from .worker import AgentWorker, current_worker
+        from .current import current_worker
+        from .worker import AgentWorker
 
         worker = current_worker()
         if worker is not None and worker.running:

@@ -12,11 +12,10 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..checks.webhooks import refuse_unsound_endpoints
 from ..conf.settings import get_settings
-from ..dispatch.claimer import Claims
+from ..conf.webhooks import refuse_unsound_endpoints
 from ..exceptions import NotReady, RunnerConfigurationError
-from ..messaging import notifications
+from ..messaging import layer, notifications
 from ..models import EndReason, SessionStatus, Worker
 from ..observe import load_redact
 from ..sessions.recorder import Recorder
@@ -27,13 +26,12 @@ from ..utils.process import identify
 from ..utils.tasks import spawn
 from ..webhooks.sender import WebhookSender
 from .control import ControlDesk
+from .current import current_worker, set_current_worker
 from .lease import Lease, boot_time
+from .services import Services
 
 if TYPE_CHECKING:
     from ..conf.prices import Cost
-    from ..registry import AgentRegistry
-    from ..websockets.calls.relay import RelayDesk
-    from ..websockets.feeds.publisher import NewsDesk
     from .launcher import AgentLauncher
 
 logger = logging.getLogger(__name__)
@@ -59,7 +57,6 @@ class AgentWorker:
         """An operator asked it to take no new sessions. It goes on with those that it has, and does not end."""
         self.closing_reason = EndReason.DRAINED
         self.warm_up_error = ""
-        self.claims = Claims(self)
         self.lease = Lease(self._stop_what_may_go_on_elsewhere)
         self.control = ControlDesk(self)
         self.recorder = Recorder()
@@ -74,6 +71,7 @@ class AgentWorker:
 
         self.instruments = Instruments()
         self.cluster = Cluster(self.track)
+        self.services = Services(self)
 
         self._runner = runner
         self._row: Worker | None = None
@@ -87,8 +85,6 @@ class AgentWorker:
         self._draining: asyncio.Task[None] | None = None
         self._telling: set[asyncio.Task[Any]] = set()
         self._limits: dict[str, asyncio.Task[Any]] = {}
-        self._desk: NewsDesk | None = None
-        self.relays: RelayDesk | None = None
         self._stop_hearing: Callable[[], None] = lambda: None
 
     # State
@@ -171,12 +167,11 @@ class AgentWorker:
             RunnerConfigurationError: the database has no tables for it, ``REDACT`` names nothing that can be called, or
                 ``WEBHOOKS`` has an entry that is wrong.
         """
-        global _current
         if self._running:
             raise RuntimeError("The worker is already running")
-        if _current is not None:
+        if current_worker() is not None:
             raise RuntimeError("This process has a worker already: stop it first")
-        _current = self
+        set_current_worker(self)
         try:
             for launcher in self.launchers.values():
                 launcher.attach(self)
@@ -191,7 +186,6 @@ class AgentWorker:
         self._running = True
         self.lease.renew(registered_at)
         self.recorder.start()
-        self._open_desk()
         self.webhooks.start()
         self.lag.start()
         self._hurry, self._idle = asyncio.Event(), asyncio.Event()
@@ -209,8 +203,7 @@ class AgentWorker:
             if warm_up:
                 self._spawn(self._warm_up(launcher), name=f"warm-up-{launcher.name}")
         self._every(self.lease.check_seconds, _awaitable(self.lease.check), name="lease")
-        if self.serves:
-            await self.claims.open()
+        await self.services.open()
 
     def add(self, launcher: AgentLauncher) -> None:
         """Host one more launcher, on the event loop on which this worker runs."""
@@ -257,7 +250,7 @@ class AgentWorker:
             if count and timeout > 0:
                 logger.info("Draining: %d live sessions may go on for %g s", count, timeout)
             self._spawn(self._mark_draining(), name="mark-draining")
-            await self.claims.close()
+            await self.services.drain()
             deadline = time.monotonic() + timeout
             while (left := deadline - time.monotonic()) > 0 and not self._hurry.is_set() and self._in_use:
                 # Who is relayed leaves without a word to this worker's sessions: so look again now and then.
@@ -271,7 +264,7 @@ class AgentWorker:
     @property
     def _in_use(self) -> bool:
         """Whether calls go on here, or through here to agents of other workers."""
-        return any(self.live_sessions) or (self.relays is not None and self.relays.lanes > 0)
+        return any(self.live_sessions) or self.services.in_use
 
     def hurry(self) -> None:
         """Have a drain that is under way close the rest at once."""
@@ -304,8 +297,8 @@ class AgentWorker:
     def session_ended(self, session: LiveSession) -> None:
         """Called by a launcher when a session has ended."""
         self.webhooks.wake()
-        self.claims.freed(session.row)
-        self.claims.room_changed()
+        self.services.session_ended(session.row)
+        self.services.room_changed()
         if self._idle is not None and not any(self.live_sessions):
             self._idle.set()
 
@@ -316,7 +309,8 @@ class AgentWorker:
         self._stop_hearing()
         await self._end_tasks()
         await self.recorder.close(_LAST_SECONDS)
-        await self._close_desk()
+        await self.services.close()
+        await layer.settle()
         try:
             async with asyncio.timeout(_LAST_SECONDS):
                 left = await worker_rows.stop(self._row)
@@ -341,13 +335,8 @@ class AgentWorker:
 
     def _forget(self) -> None:
         """This process has no worker any more."""
-        global _current
         self._running = False
-        self.claims.abandon()
-        if self.relays is not None:
-            self.relays.abandon()
-        if self._desk is not None:
-            self._desk.close()
+        self.services.abandon()
         self.control.close()
         self._stop_hearing()
         self.recorder.abandon()
@@ -357,8 +346,8 @@ class AgentWorker:
             task.cancel()
         for launcher in self.launchers.values():
             launcher.detach()
-        if _current is self:
-            _current = None
+        if current_worker() is self:
+            set_current_worker(None)
 
     # Pieces
 
@@ -396,23 +385,6 @@ class AgentWorker:
                 ) from error
             first_line = str(error).partition("\n")[0]
             raise RunnerConfigurationError(f"The database does not answer: {first_line}") from error
-
-    def _open_desk(self) -> None:
-        from ..websockets.calls.relay import RelayDesk
-        from ..websockets.feeds.publisher import NewsDesk
-
-        self._desk, self.relays = NewsDesk(self), RelayDesk(self)
-        self._desk.open(asyncio.get_running_loop())
-        self.relays.open()
-
-    async def _close_desk(self) -> None:
-        from ..messaging import layer
-
-        if self.relays is not None:
-            await self.relays.close()
-        if self._desk is not None:
-            self._desk.close()
-            await layer.settle()
 
     def _spawn(self, coroutine: Any, *, name: str) -> asyncio.Task[Any]:
         task = spawn(coroutine, name=f"{_TASK_NAME}-{name}")
@@ -459,7 +431,7 @@ class AgentWorker:
                 await asyncio.sleep(delay)
             else:
                 self.warm_up_error = ""
-                self.claims.room_changed()
+                self.services.room_changed()
                 return
 
     async def wait_warm(self) -> None:
@@ -555,7 +527,7 @@ class AgentWorker:
             if asked
             else "The request to drain was taken back"
         )
-        self.claims.room_changed()
+        self.services.room_changed()
         if not self.draining:
             await worker_rows.set_draining(self._row, asked)
 
@@ -606,48 +578,6 @@ class AgentWorker:
             await session_rows.save_metrics(snapshots, costs)
         live = {session.uuid for session in self.live_sessions}
         self._saved = {pk: value for pk, value in {**self._saved, **snapshots}.items() if pk in live}
-
-
-_current: AgentWorker | None = None
-_starting: asyncio.Lock | None = None
-_starting_loop: asyncio.AbstractEventLoop | None = None
-
-
-def current_worker() -> AgentWorker | None:
-    """Return the worker of this process, if one runs."""
-    return _current
-
-
-async def ensure_worker(runner: AgentRegistry) -> AgentWorker:
-    """Return the worker of this process, starting one for ``runner`` if there is none.
-
-    Raises:
-        NotReady: the worker of this process has drained: the process is about to end.
-        RunnerConfigurationError: the database has no tables for it.
-    """
-    global _starting, _starting_loop
-    if _current is not None and _current.running:
-        return _current
-    loop = asyncio.get_running_loop()
-    if _starting is None or _starting_loop is not loop:
-        _starting, _starting_loop = asyncio.Lock(), loop
-    async with _starting:
-        if _current is not None and _current.running:
-            return _current
-        _refuse_if_stopped(runner)
-        worker = AgentWorker(runner.launchers, runner=runner.path, serves=True)
-        await worker.start()
-        try:
-            _refuse_if_stopped(runner)  # a signal may have come meanwhile
-        except NotReady:
-            await worker.stop()
-            raise
-        return worker
-
-
-def _refuse_if_stopped(runner: AgentRegistry) -> None:
-    if runner.stopped:
-        raise NotReady("The worker has stopped")
 
 
 def _awaitable(work: Callable[[], None]) -> Callable[[], Awaitable[None]]:

@@ -18,7 +18,7 @@ from procrastinate.manager import JobManager, NotificationCallback
 from .jobs import queue_name
 
 if TYPE_CHECKING:
-    from ..claimer import Claims
+    from ..claimer import Claimer
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +49,10 @@ class Gate(JobManager):
     """
 
     def __init__(
-        self, connector: BaseAsyncConnector, claims: Claims, *, listen: bool, on_answer: Callable[[], None]
+        self, connector: BaseAsyncConnector, claimer: Claimer, *, listen: bool, on_answer: Callable[[], None]
     ) -> None:
         super().__init__(connector)
-        self._claims = claims
+        self._claims = claimer
         self._listen = listen
         self._on_answer = on_answer
         self._fetched: Counter[str] = Counter()

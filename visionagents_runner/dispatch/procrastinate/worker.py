@@ -22,7 +22,7 @@ from procrastinate.jobs import Status
 from ...conf.settings import get_settings
 from ...store import errors, session_rows
 from ...utils.tasks import spawn
-from ..claimer import Claims, Placed
+from ..claimer import Claimer, Placed
 from .choice import sessions_database
 from .gate import Gate, cause_of, pause
 from .jobs import TASK, queue_name
@@ -54,8 +54,8 @@ class ProcrastinateEngine:
         self._placing: set[asyncio.Task[Placed]] = set()
         self._in_trouble = False
 
-    async def open(self, claims: Claims) -> None:
-        self._task = spawn(self._supervise(claims), name="procrastinate")
+    async def open(self, claimer: Claimer) -> None:
+        self._task = spawn(self._supervise(claimer), name="procrastinate")
 
     async def close(self) -> None:
         """Fetch no more jobs, and let those that are under way end."""
@@ -72,13 +72,13 @@ class ProcrastinateEngine:
 
     # Running Procrastinate
 
-    async def _supervise(self, claims: Claims) -> None:
+    async def _supervise(self, claimer: Claimer) -> None:
         """Run Procrastinate's worker again and again, whatever ends it."""
         attempt = 0
         while True:
             began = time.monotonic()
             try:
-                await self._run(claims)
+                await self._run(claimer)
                 self._troubled("it stopped")
             except (ConnectorException, psycopg.Error, psycopg_pool.PoolTimeout, TimeoutError, OSError) as error:
                 self._troubled(cause_of(error))
@@ -88,7 +88,7 @@ class ProcrastinateEngine:
             attempt = 0 if time.monotonic() - began > _WELL_SECONDS else attempt + 1
             await asyncio.sleep(pause(attempt))
 
-    async def _run(self, claims: Claims) -> None:
+    async def _run(self, claimer: Claimer) -> None:
         defaults = getattr(settings, "PROCRASTINATE_WORKER_DEFAULTS", None) or {}
         parameters = {
             "connect_timeout": _CONNECT_SECONDS,
@@ -99,13 +99,13 @@ class ProcrastinateEngine:
         # A pool without a server would try, and tell of it, again and again.
         await (await psycopg.AsyncConnection.connect(**parameters)).close()
         connector = PsycopgConnector(kwargs=parameters, min_size=1, max_size=_CONNECTIONS, timeout=_CONNECT_SECONDS)
-        gate = Gate(connector, claims, listen=defaults.get("listen_notify", True), on_answer=self._answered)
-        app = self._app(gate, claims)
-        undo = claims.on_room_change(gate.room_changed)
+        gate = Gate(connector, claimer, listen=defaults.get("listen_notify", True), on_answer=self._answered)
+        app = self._app(gate, claimer)
+        undo = claimer.on_room_change(gate.room_changed)
         try:
             async with app.open_async(), _while_open(self._sweep(gate)):
                 await app.run_worker_async(
-                    queues=[queue_name(agent) for agent in claims.agents],
+                    queues=[queue_name(agent) for agent in claimer.agents],
                     name="agents",
                     concurrency=_AT_ONCE,
                     fetch_job_polling_interval=(
@@ -119,14 +119,14 @@ class ProcrastinateEngine:
         finally:
             undo()
 
-    def _app(self, gate: Gate, claims: Claims) -> App:
+    def _app(self, gate: Gate, claimer: Claimer) -> App:
         """Return an app of its own: neither the project's tasks nor its periodic ones are this worker's."""
         app = App(connector=gate.connector)
         app.job_manager = gate
 
         @app.task(name=TASK)
         async def place(session: str, attempt: int = 0) -> str:
-            return await self._place(claims, app, uuid.UUID(session), attempt)
+            return await self._place(claimer, app, uuid.UUID(session), attempt)
 
         return app
 
@@ -157,10 +157,10 @@ class ProcrastinateEngine:
 
     # A job
 
-    async def _place(self, claims: Claims, app: App, key: uuid.UUID, attempt: int) -> str:
+    async def _place(self, claimer: Claimer, app: App, key: uuid.UUID, attempt: int) -> str:
         """Start a session here, or see to it that the next attempt is made when that makes sense."""
         # A claim that is cut off would leave open whose the session is.
-        placing = spawn(claims.place(key), name=f"place-{key}")
+        placing = spawn(claimer.place(key), name=f"place-{key}")
         self._placing.add(placing)
         placing.add_done_callback(self._placing.discard)
         try:

@@ -10,9 +10,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
 
-from visionagents_runner.checks.webhooks import refuse_unsound_endpoints
 from visionagents_runner.conf.settings import SETTING
-from visionagents_runner.conf.webhooks import endpoints
+from visionagents_runner.conf.webhooks import endpoints, refuse_unsound_endpoints
 from visionagents_runner.exceptions import RunnerConfigurationError
 from visionagents_runner.models import WebhookDelivery
 from visionagents_runner.store import database

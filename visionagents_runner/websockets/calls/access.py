@@ -43,7 +43,7 @@ from ...models import AgentSession
 from ...models.key import AgentKey, Scope
 from ...store import calls, database, session_rows
 from ...utils.tasks import shared
-from ...worker.worker import current_worker
+from ...worker.current import current_worker
 from ..protocol import Code, Fatal
 
 if TYPE_CHECKING:

@@ -17,12 +17,13 @@ from ...messaging.layer import get_link
 from ...store.errors import DATABASE_ERRORS
 from ...utils.tasks import spawn
 from ...utils.text import clean_name
-from ...worker.worker import current_worker
+from ...worker.current import current_worker
 from .. import protocol
 from ..protocol import Code, Fatal
 from . import access
 from .location import home_of
 from .member import CallMember, Guest
+from .relay import Relay
 from .remote_client import Answer, FarMember
 
 if TYPE_CHECKING:
@@ -230,9 +231,10 @@ class CallClient:
     async def _go(self, guest: Guest, home: uuid.UUID) -> tuple[Seat | None, Answer]:
         """Enter the room of another worker, if it lets them in."""
         worker = current_worker()
-        if worker is None or worker.relays is None or not worker.relays.is_open:
+        relay = None if worker is None else worker.services.get(Relay)
+        if relay is None or not relay.is_open:
             raise Fatal(Code.GOING_AWAY, "The server is going away: join again in a moment")
-        member = FarMember(self, worker.relays, home, guest)
+        member = FarMember(self, relay, home, guest)
         try:
             answer = await member.join()
         except BaseException:

@@ -12,7 +12,7 @@ from ...models import AgentSession, SessionStatus, WorkerState
 from ...models.session import AgentSessionQuerySet
 from ...models.worker import seconds_ago
 from ...store import database, errors
-from ...worker.worker import current_worker
+from ...worker.current import current_worker
 from ..protocol import Code, Fatal
 from .access import live_sessions
 

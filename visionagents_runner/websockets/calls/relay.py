@@ -1,4 +1,4 @@
-"""`RelayDesk`: a worker's side of relayed calls: clients here whose agents run elsewhere, and the other way round."""
+"""`Relay`: a worker's side of relayed calls: clients here whose agents run elsewhere, and the other way round."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ...auth.tokens import ROLES
 from ...messaging.layer import Link, Message, deliver, get_layer, get_link, worker_group
 from ...utils.tasks import spawn
+from ...worker.services import Service
 from ..protocol import Code
 from .relay_link import BEAT_SECONDS, SILENCE_SECONDS, End, Lane, Peer
 
@@ -30,10 +31,11 @@ _GONE = "The process of the server that runs the agent of this call is gone"
 _NOT_UNDERSTOOD = "The processes of the server are of different versions: join again in a moment"
 
 
-class RelayDesk:
+class Relay(Service):
     """One a worker. Where no channel layer reaches other processes it does nothing."""
 
     def __init__(self, worker: AgentWorker) -> None:
+        super().__init__(worker)
         self._id = worker.id
         self._link: Link | None = None
         self._undo: Callable[[], None] | None = None
@@ -52,7 +54,11 @@ class RelayDesk:
         """How many people are relayed, either way."""
         return sum(len(peer.lanes) for peer in self._peers.values())
 
-    def open(self) -> None:
+    @property
+    def in_use(self) -> bool:
+        return self.lanes > 0
+
+    async def open(self) -> None:
         self._link = link = get_link()
         if link is not None:
             self._undo = link.join(worker_group(self._id), self._on_message)

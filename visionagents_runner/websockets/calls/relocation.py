@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...messaging.layer import LIST_GROUP, get_link
-from ...worker.worker import current_worker
+from ...worker.current import current_worker
 from ..poller import Poller
 from . import location
 from .location import Call

@@ -22,7 +22,7 @@ from .relay_link import FRAMES_WAITING
 
 if TYPE_CHECKING:
     from .member import Guest, Port
-    from .relay import RelayDesk
+    from .relay import Relay
     from .relay_link import Lane
 
 logger = logging.getLogger(__name__)
@@ -45,9 +45,9 @@ class Answer(Enum):
 class FarMember:
     """The client's side."""
 
-    def __init__(self, port: Port, desk: RelayDesk, home: uuid.UUID, guest: Guest) -> None:
+    def __init__(self, port: Port, relay: Relay, home: uuid.UUID, guest: Guest) -> None:
         self._port = port
-        self._desk = desk
+        self._relay = relay
         self._home = home
         self._guest = guest
         self._answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -63,7 +63,7 @@ class FarMember:
         Raises:
             Fatal: there is no room for them.
         """
-        self._lane = self._desk.knock(self._home, self, self._guest)
+        self._lane = self._relay.knock(self._home, self, self._guest)
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 answer = await self._answer

@@ -1,4 +1,4 @@
-"""`NewsDesk`: tells viewers in other processes what happens in this worker's sessions, as soon as it does.
+"""`FeedPublisher`: tells viewers in other processes what happens in this worker's sessions, as soon as it does.
 
 That there is news of a session's state is told to whoever views the list; the rest only of sessions that somebody
 elsewhere asked for a moment ago, because each message costs this loop half a millisecond. See `link`.
@@ -6,6 +6,7 @@ elsewhere asked for a moment ago, because each message costs this loop half a mi
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -16,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 from ...messaging import notifications
 from ...messaging.layer import LIST_GROUP, Link, Message, get_link, session_group, worker_group
 from ...sessions.recorder import LIVE_ONLY
+from ...worker.services import Service
 from .session_hub import ASK_SECONDS
 
 if TYPE_CHECKING:
-    import asyncio
-
     from ...observe import Observed
     from ...worker.worker import AgentWorker
 
@@ -29,17 +29,18 @@ DEMAND_SECONDS = 3 * ASK_SECONDS
 _MOST_STATES = 500
 
 
-class NewsDesk:
+class FeedPublisher(Service):
     """One a worker. Where no channel layer reaches other processes it does nothing."""
 
     def __init__(self, worker: AgentWorker) -> None:
-        self._worker = worker
+        super().__init__(worker)
         self._link: Link | None = None
         self._states: set[uuid.UUID] = set()
         self._demanded: dict[uuid.UUID, _Demand] = {}
         self._undo: list[Callable[[], None]] = []
 
-    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def open(self) -> None:
+        loop = asyncio.get_running_loop()
         self._link = link = get_link()
         if link is None:
             return
@@ -50,7 +51,10 @@ class NewsDesk:
 
         self._undo = [link.join(worker_group(self._worker.id), self._on_message), notifications.on_news(listener)]
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        self.abandon()
+
+    def abandon(self) -> None:
         for undo in self._undo:
             undo()
         self._undo.clear()

@@ -18,7 +18,7 @@ from ...models import SessionEvent
 from ...observe import Observed
 from ...sessions.recorder import LIVE_ONLY
 from ...store import database
-from ...worker.worker import current_worker
+from ...worker.current import current_worker
 from ..poller import Poller
 from . import queries
 from .queries import News
