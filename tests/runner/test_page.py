@@ -27,7 +27,7 @@ from tests.processes import ROOT, environment
 from visionagents_runner.auth.local_token import local_token
 from visionagents_runner.cli.page import CallPage
 from visionagents_runner.models import AgentSession
-from visionagents_runner.server.main import url_of
+from visionagents_runner.server.sockets import url_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

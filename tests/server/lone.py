@@ -66,7 +66,8 @@ def main(server: str, descriptors: int) -> None:
     django.setup()
     from tests.agents import runner
     from visionagents_runner.asgi.application import AgentsApplication
-    from visionagents_runner.server.main import listen, uvicorn_server
+    from visionagents_runner.server.sockets import listen
+    from visionagents_runner.server.uvicorn import uvicorn_server
 
     application = AgentsApplication(runner, site)
     application.managed = True

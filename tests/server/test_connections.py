@@ -20,7 +20,8 @@ from websockets.frames import Frame, Opcode
 from tests.processes import ROOT
 from tests.settings import DATABASES
 from visionagents_runner.server.connections import READ_BYTES
-from visionagents_runner.server.main import listen, uvicorn_server
+from visionagents_runner.server.sockets import listen
+from visionagents_runner.server.uvicorn import uvicorn_server
 
 SERVERS = ("daphne", "h11", "httptools")
 LIMITS = {

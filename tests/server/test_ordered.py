@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 
-from visionagents_runner.server.main import listen, uvicorn_server
-from visionagents_runner.server.uvicorn import OrderedServer
+from visionagents_runner.server.sockets import listen
+from visionagents_runner.server.uvicorn import OrderedServer, uvicorn_server
 
 
 @dataclass

@@ -27,6 +27,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..utils.process import server_processes
+
 ANOTHER_USER = "it comes from a program of another user"
 A_FORWARDER = "it comes from a program that serves or reaches others too, as a proxy or a tunnel does"
 OUR_OWN = "it comes from this server itself, or from a program that it runs"
@@ -265,9 +267,7 @@ def _doubt_of(pid: int, inode: int, port: int) -> str | None:
 
 def _is_ours(pid: int) -> bool:
     """Whether it is this server, or was started by it: what an agent's tool fetches is not what its user asks for."""
-    from ..server.subprocess import place
-
-    ours = {os.getpid()} if place() is None else {os.getpid(), os.getppid()}
+    ours = server_processes()
     for _ in range(_MOST_ANCESTORS):
         if pid in ours:
             return True

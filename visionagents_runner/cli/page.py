@@ -27,7 +27,8 @@ from ..auth.local_requests import local_counts
 from ..auth.local_token import local_token, page_url
 from ..auth.tokens import make_join_token
 from ..exceptions import RunnerConfigurationError
-from ..server.main import listen, url_of, uvicorn_server
+from ..server.sockets import listen, url_of
+from ..server.uvicorn import uvicorn_server
 from ..utils.tasks import spawn
 from ..views import page_path
 

@@ -6,6 +6,8 @@ Importing this installs Twisted's reactor: not before it is wanted.
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +16,13 @@ from daphne.server import Server
 from daphne.ws_protocol import WebSocketProtocol
 from twisted.web.http import HTTPChannel
 
+from ..asgi.application import AgentsApplication
 from ..asgi.body_limit import limit_of, refusal, small_limit
 from ..conf.settings import get_settings
+from ..exceptions import RunnerConfigurationError
+from ..worker.process import sweep
 from .connections import BODY_READ_BYTES, READ_BYTES, Gate, Phase, Watch
+from .lifecycle import Life
 
 if TYPE_CHECKING:
     from ..asgi.application import AgentsApplication
@@ -297,3 +303,63 @@ def _done_future() -> asyncio.Future[None]:
     future: asyncio.Future[None] = asyncio.get_event_loop().create_future()
     future.set_result(None)
     return future
+
+
+def serve_daphne(application: AgentsApplication, listener: socket.socket, life: Life, *, debug: bool) -> None:
+    from twisted.internet import reactor as _reactor
+
+    reactor: Any = _reactor
+
+    def begin() -> None:
+        server.watch.start(reactor._asyncioEventloop)
+        life.begin(stop)
+
+    def stop() -> None:
+        reactor.callLater(0, reactor.stop)
+
+    def after_applications() -> Any:
+        from twisted.internet.defer import Deferred
+
+        return Deferred.fromFuture(asyncio.ensure_future(sweep(), loop=reactor._asyncioEventloop))
+
+    def ready() -> None:
+        # The loop does not run yet: a task made now would have no running loop.
+        reactor.callLater(0, begin)
+        reactor.addSystemEventTrigger("before", "shutdown", after_applications)
+
+    server = OrderedDaphne(
+        application,
+        endpoints=[_endpoint(listener)],
+        signal_handlers=False,
+        action_logger=_log_daphne_action,
+        ready_callable=ready,
+        verbosity=3 if debug else 1,
+    )
+    server.run()
+    if server.abort_start and life.failure is None:
+        raise RunnerConfigurationError("daphne could not listen on the address: see the log")
+
+
+def _endpoint(listener: socket.socket) -> str:
+    """Return Twisted's description of the bound socket."""
+    domain = "" if listener.family == socket.AF_INET else f":domain={int(listener.family)}"
+    if domain:
+        # The fd: parser takes its domain as text and fails on it; a tcp: endpoint has to bind anew.
+        host, port = listener.getsockname()[:2]
+        listener.close()
+        return f"tcp:port={port}:interface={host}".replace(host, host.replace(":", r"\:"))
+    return f"fd:fileno={listener.detach()}"  # Twisted makes a copy of it and closes it
+
+
+def _log_daphne_action(protocol: str, action: str, details: dict[str, Any]) -> None:
+    if protocol == "http" and action == "complete":
+        level = logging.ERROR if details["status"] == 500 else logging.INFO
+        logging.getLogger("daphne.access").log(
+            level,
+            "%s %s %s in %.0f ms",
+            details["method"],
+            details["path"],
+            details["status"],
+            details["time_taken"] * 1000,
+            extra={"client": details["client"]},
+        )

@@ -10,20 +10,28 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..asgi.application import AgentsApplication, project_application
 from ..exceptions import NotReady, RunnerConfigurationError
 from ..utils import garbage
 from ..worker.current import current_worker
 from ..worker.process import drain, ensure_worker
 from ..worker.worker import AgentWorker
 from .banner import print_ready
+from .subprocess import Supervised
 
+if TYPE_CHECKING:
+    from ..registry import AgentRegistry
 if TYPE_CHECKING:
     from ..registry import AgentRegistry
     from .subprocess import Supervised
 
+
 logger = logging.getLogger(__name__)
 
+
 LAST_REQUESTS_SECONDS = 3
+
+
 _LAST_COMERS_SECONDS = 0.5
 
 
@@ -154,3 +162,10 @@ class Life:
         finally:
             self._stop_server()
             self.settled.set()
+
+
+def prepared_application(runner: AgentRegistry) -> AgentsApplication:
+    application = project_application(runner)
+    application.managed = True
+    runner.stopped = False
+    return application

@@ -5,22 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import runpy
 import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
 
-from ..exceptions import RunnerConfigurationError
+from ..utils.process import add_server_process
+from .options import ProcessOptions
 
 logger = logging.getLogger(__name__)
-
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 """Blocked in a worker until it can answer them: what comes before that is not lost."""
-
 STARTUP_FAILURE = 3
 """What uvicorn, too, ends with if it could not start."""
 
@@ -29,7 +26,7 @@ STARTUP_FAILURE = 3
 class Order:
     """What a worker process is to serve: the project's runner with ``options``, or what its parent's script does."""
 
-    options: dict[str, Any] = field(default_factory=dict)
+    options: ProcessOptions | None = None
     script: str = ""
     """Path of the script that called ``serve`` or ``cli``; it is run again, up to that call."""
     module: str = ""
@@ -82,55 +79,13 @@ class Supervised:
 _place: Supervised | None = None
 
 
+def take_place(supervised: Supervised) -> None:
+    """Make this process a worker under a supervisor; whoever serves it is one server with its workers."""
+    global _place
+    _place = supervised
+    add_server_process(os.getppid())
+
+
 def place() -> Supervised | None:
     """Return this process's place under a supervisor, if it has one."""
     return _place
-
-
-def work(connection: Connection, listener: socket.socket, order: Order, late: bool) -> None:
-    """Be a worker: what a process that a supervisor spawned does, from its beginning to its end."""
-    global _place
-    _place = Supervised(connection, listener, late=late)
-    # A hangup is the supervisor's affair. Not SIG_IGN, which the programs that agents run would inherit; they do where
-    # somebody else wants it (nohup).
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, lambda number, frame: None)
-    _name_process_in_logs()
-    if order.script:
-        runpy.run_path(order.script, run_name="__main__")
-    elif order.module:
-        runpy.run_module(order.module, run_name="__main__", alter_sys=True)
-    else:
-        _serve_project(order.options)
-    if not _place.begun:
-        _place.tell("failed", f"{order.script or order.module} ended without serving when a worker ran it")
-
-
-def _serve_project(options: dict[str, Any]) -> None:
-    import django
-
-    django.setup()
-    from ..registry import get_runner
-    from .main import serve
-
-    assert _place is not None
-    try:
-        runner = get_runner()
-    except RunnerConfigurationError as error:
-        _place.tell("failed", str(error))
-        raise SystemExit(STARTUP_FAILURE) from None
-    serve(runner, **options)
-
-
-def _name_process_in_logs() -> None:
-    """Have each record carry ``pid``: the formats of `logs` show whatever a record has beyond the usual."""
-    from ..telemetry import logs  # noqa: F401 - what records have when it is imported counts as usual
-
-    make, pid = logging.getLogRecordFactory(), os.getpid()
-
-    def make_with_pid(*args: Any, **kwargs: Any) -> logging.LogRecord:
-        record = make(*args, **kwargs)
-        record.pid = pid
-        return record
-
-    logging.setLogRecordFactory(make_with_pid)

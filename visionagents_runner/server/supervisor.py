@@ -22,7 +22,9 @@ from uvicorn.supervisors.multiprocess import Multiprocess
 from ..conf.settings import get_settings
 from ..exceptions import RunnerConfigurationError
 from .banner import print_ready
-from .subprocess import SIGNALS, Order, work
+from .child import work
+from .options import ProcessOptions
+from .subprocess import SIGNALS, Order
 
 if TYPE_CHECKING:
     from ..registry import AgentRegistry
@@ -41,7 +43,7 @@ _ENDING_TICK_SECONDS = 0.2
 
 
 def supervise(
-    runner: AgentRegistry, listener: socket.socket, *, workers: int, options: dict[str, Any], began: float
+    runner: AgentRegistry, listener: socket.socket, *, workers: int, options: ProcessOptions, began: float
 ) -> None:
     """Have ``workers`` processes serve ``listener``, each as `server.serve` with ``options``, until told to end.
 
@@ -381,7 +383,7 @@ class Supervisor(Multiprocess):
             print_ready(time.monotonic() - self._began)
 
 
-def _order(runner: AgentRegistry, options: dict[str, Any]) -> Order:
+def _order(runner: AgentRegistry, options: ProcessOptions) -> Order:
     """Return how another process comes by ``runner``."""
     from ..registry import get_runner
 

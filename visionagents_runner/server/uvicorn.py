@@ -10,7 +10,11 @@ from typing import Any
 
 import uvicorn
 
+from ..asgi.application import AgentsApplication
+from ..conf.settings import get_settings
+from ..worker.process import sweep
 from .connections import BODY_READ_BYTES, MOST_HEAD_BYTES, READ_BYTES, Gate, Phase, Watch, answer, read_at_once
+from .lifecycle import LAST_REQUESTS_SECONDS, Life
 
 
 class OrderedServer(uvicorn.Server):
@@ -259,3 +263,56 @@ class _WatchedWebSocket:
         super().resume_writing()  # type: ignore[misc]
         self._wire.watched.flow()
         self._wire.resume_reading()
+
+
+_NO_KEEP_ALIVE_TIMEOUT = 3600
+
+
+def serve_uvicorn(
+    application: AgentsApplication, listener: socket.socket, life: Life, *, debug: bool, late: bool = False
+) -> None:
+    """``late``: take connections only once the worker is warm."""
+    server = uvicorn_server(application, on_startup=lambda: None if late else begin())
+
+    server.config.load()  # what it imports would hold the loop later
+
+    def begin() -> None:
+        life.begin(server.leave, server.stop_listening, server.hang_up)
+
+    async def main() -> None:
+        if late:
+            begin()
+            await life.settled.wait()
+        if not server.should_exit:
+            await server.serve(sockets=[listener])
+        await sweep()
+
+    asyncio.run(main(), debug=debug)
+
+
+def uvicorn_server(
+    application: Any,
+    *,
+    on_startup: Callable[[], None] = lambda: None,
+    patience: int = LAST_REQUESTS_SECONDS,
+) -> OrderedServer:
+    """Return a uvicorn that leaves signals and lifespan to its caller: ``await server.serve(sockets=[...])``.
+
+    ``on_startup`` is called when it listens. ``patience``: seconds that requests may take when it stops.
+    """
+    limits = get_settings()
+    config = uvicorn.Config(
+        application,
+        lifespan="off",
+        workers=1,  # else uvicorn reads WEB_CONCURRENCY, whatever that is
+        log_config=None,
+        access_log=True,
+        ws="websockets-sansio",
+        ws_max_size=limits.MAX_MESSAGE_BYTES,
+        # Audio does not get smaller, and a kilobyte that unpacks to a megabyte does not come.
+        ws_per_message_deflate=False,
+        timeout_keep_alive=limits.KEEP_ALIVE_TIMEOUT or _NO_KEEP_ALIVE_TIMEOUT,  # type: ignore[arg-type]  # takes a float
+        # The calls have ended by then. Without it, a client that has sent half a body keeps the server for ever.
+        timeout_graceful_shutdown=patience,
+    )
+    return OrderedServer(config, on_startup=on_startup)

@@ -74,3 +74,16 @@ def _link(path: str) -> str:
         return os.readlink(path)
     except OSError:
         return ""
+
+
+_server_processes: set[int] = set()
+
+
+def add_server_process(pid: int) -> None:
+    """Count the process ``pid`` among those that are this server, besides this process."""
+    _server_processes.add(pid)
+
+
+def server_processes() -> set[int]:
+    """Return the ids of the processes that are this server, as far as this one knows."""
+    return {os.getpid(), *_server_processes}

@@ -1,0 +1,87 @@
+"""A worker process under a supervisor, from its beginning to its end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import runpy
+import signal
+import socket
+import time
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any, Unpack
+
+from ..exceptions import RunnerConfigurationError
+from .exit import leave_if_held
+from .lifecycle import Life, prepared_application
+from .options import ProcessOptions, configure_process
+from .subprocess import STARTUP_FAILURE, Order, Supervised, take_place
+from .uvicorn import serve_uvicorn
+
+if TYPE_CHECKING:
+    from ..registry import AgentRegistry
+
+
+def serve_supervised(runner: AgentRegistry, supervised: Supervised, **options: Unpack[ProcessOptions]) -> None:
+    """Serve as one of several workers; what keeps it from starting is the supervisor's to tell."""
+    configure_process(**options)
+    life = Life(runner, time.monotonic(), supervised)
+    try:
+        application = prepared_application(runner)
+        application.prepare()
+        serve_uvicorn(application, supervised.listener, life, debug=options["debug"], late=supervised.late)
+        if life.failure is not None:
+            raise life.failure
+    except RunnerConfigurationError as error:
+        supervised.tell("failed", str(error))
+        leave_if_held(STARTUP_FAILURE)
+        raise SystemExit(STARTUP_FAILURE) from None
+    leave_if_held(0)
+
+
+def work(connection: Connection, listener: socket.socket, order: Order, late: bool) -> None:
+    """Be a worker: what a process that a supervisor spawned does, from its beginning to its end."""
+    supervised = Supervised(connection, listener, late=late)
+    take_place(supervised)
+    # A hangup is the supervisor's affair. Not SIG_IGN, which the programs that agents run would inherit; they do where
+    # somebody else wants it (nohup).
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
+    _name_process_in_logs()
+    if order.script:
+        runpy.run_path(order.script, run_name="__main__")
+    elif order.module:
+        runpy.run_module(order.module, run_name="__main__", alter_sys=True)
+    else:
+        assert order.options is not None
+        _serve_project(supervised, order.options)
+    if not supervised.begun:
+        supervised.tell("failed", f"{order.script or order.module} ended without serving when a worker ran it")
+
+
+def _serve_project(supervised: Supervised, options: ProcessOptions) -> None:
+    import django
+
+    django.setup()
+    from ..registry import get_runner
+
+    try:
+        runner = get_runner()
+    except RunnerConfigurationError as error:
+        supervised.tell("failed", str(error))
+        raise SystemExit(STARTUP_FAILURE) from None
+    serve_supervised(runner, supervised, **options)
+
+
+def _name_process_in_logs() -> None:
+    """Have each record carry ``pid``: the formats of `logs` show whatever a record has beyond the usual."""
+    from ..telemetry import logs  # noqa: F401 - what records have when it is imported counts as usual
+
+    make, pid = logging.getLogRecordFactory(), os.getpid()
+
+    def make_with_pid(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        record.pid = pid
+        return record
+
+    logging.setLogRecordFactory(make_with_pid)
