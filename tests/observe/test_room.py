@@ -7,7 +7,8 @@ from typing import Any
 
 from tests.observe.parts import Ears, Slow, Voice, on_call
 from visionagents_runner.edge import BrowserCustomEvent
-from visionagents_runner.edge.events import Happening, Words
+from visionagents_runner.edge.events import Happening
+from visionagents_runner.observe.conversation import Words
 
 
 async def _until(person: Any, seen: list[Any], kind: str) -> None:

@@ -13,7 +13,7 @@ from visionagents_runner import ServeOptions
 from visionagents_runner.asgi.lean import LeanRequest
 from visionagents_runner.auth import local_requests
 from visionagents_runner.auth.local_requests import origin_allowed, why_not_local
-from visionagents_runner.websockets.calls.access import HandshakeRequest
+from visionagents_runner.websockets.handshake import HandshakeRequest
 
 
 def scope(**changes: Any) -> dict[str, Any]:

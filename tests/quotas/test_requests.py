@@ -22,7 +22,7 @@ from visionagents_runner.auth import keys, permissions
 from visionagents_runner.models import AgentSession, EndReason
 from visionagents_runner.quotas import holdings
 from visionagents_runner.store import database
-from visionagents_runner.websockets.calls.access import HandshakeRequest
+from visionagents_runner.websockets.handshake import HandshakeRequest
 
 __all__ = ["allow_local", "client", "mount", "serve"]
 

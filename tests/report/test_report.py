@@ -10,8 +10,9 @@ import pytest
 from tests.agents import create_agent, join_call
 from visionagents_runner import AgentLauncher, Runner, ServeOptions, demo
 from visionagents_runner.auth import peers
+from visionagents_runner.auth.local_requests import warn_of_local_requests
 from visionagents_runner.auth.local_token import local_token, token_file
-from visionagents_runner.server.banner import print_ready, print_report, report_lines, warn_of_local_requests
+from visionagents_runner.server.banner import print_ready, print_report, report_lines
 
 
 def runner(**options: Any) -> Runner:

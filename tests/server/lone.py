@@ -15,7 +15,7 @@ from typing import Any
 
 import django
 
-from visionagents_runner.server.connections import refused
+from visionagents_runner.telemetry.connections import refused
 
 MEGABYTE = b"m" * 2**20
 

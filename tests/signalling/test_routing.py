@@ -13,7 +13,8 @@ from django.urls import include, path
 from tests.application.test_application import host
 from tests.signalling.client import Socket
 from tests.signalling.conftest import Serve, Server
-from visionagents_runner.routing import call_of, match_call, websocket_urlpatterns
+from visionagents_runner.routing import websocket_urlpatterns
+from visionagents_runner.websockets.paths import call_of, match_call
 
 urlpatterns = [
     path("voice/agents/", include("visionagents_runner.urls")),

@@ -1,4 +1,4 @@
-"""Reading a request's body: bounded, and JSON whatever the content type says.
+"""What a request carries: a query that is bounded, and a body that is too, and JSON whatever the content type says.
 
 Nothing of it is parsed before the asker may do what they ask for, wherever that can be told without it.
 """
@@ -22,6 +22,7 @@ from .operations import runner_of, take_share
 
 T = TypeVar("T", bound=pydantic.BaseModel)
 
+MAX_QUERY_BYTES = 8 * 1024
 MAX_VALUES = 12_000
 """Of a whole body. Metadata of 16 KB, the most that any route takes, can hold 11,000."""
 MAX_PROBLEMS = 20
@@ -33,6 +34,20 @@ SMALL_BYTES = 16 * 1024
 def too_large(limit: int) -> APIError:
     # What is left of the body is never read, so that the connection cannot be used again.
     return APIError(413, f"The request body is larger than {limit} bytes", headers={"Connection": "close"})
+
+
+def check_query(query: bytes) -> None:
+    """Refuse a query string that is too long, or none.
+
+    Raises:
+        APIError: 414, or 400 if it is not UTF-8.
+    """
+    if len(query) > MAX_QUERY_BYTES:
+        raise APIError(414, f"The query string is longer than {MAX_QUERY_BYTES} bytes")
+    try:
+        query.decode()
+    except UnicodeDecodeError:
+        raise APIError(400, "The query string is not UTF-8") from None
 
 
 def check_length(declared: str | None) -> None:

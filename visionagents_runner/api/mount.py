@@ -14,8 +14,8 @@ from django.urls.resolvers import RegexPattern
 from ninja import NinjaAPI
 
 from ..registry import get_runner
-from ..utils.paths import Match, check_query, raw_suffix, scope_of
-from .bodies import check_length
+from ..utils.paths import Match, raw_suffix, scope_of
+from .bodies import check_length, check_query
 from .docs import DOCS, OPENAPI, LocalSwagger, openapi_schema
 from .errors import error_response, json_response
 from .factory import RunnerAPI, api_of

@@ -23,9 +23,9 @@ from prometheus_client.registry import Collector
 from .. import __version__
 from ..models import SessionStatus
 from ..quotas import refused
-from ..server import connections
 from ..store.census import ENDED_HOURS, Census
 from ..store.queue_stats import FOR, TIME, Queue
+from ..telemetry import connections
 from ..telemetry.looplag import BUCKETS
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from django.core import asgi as django_asgi
 
 from .. import quotas
 from ..exceptions import NotReady, RunnerConfigurationError
-from ..routing import CALL, FEED, match_call, match_feed
 from ..utils.request_headers import why_refused
+from ..websockets.paths import CALL, FEED, match_call, match_feed
 from ..worker.current import current_worker
 from ..worker.process import drain, ensure_worker
 from .body_limit import within_limit
@@ -27,10 +27,7 @@ if TYPE_CHECKING:
     from ..registry import AgentRegistry
     from .lean import LeanAPI
 
-
 logger = logging.getLogger(__name__)
-
-
 _RETRY_SECONDS = 5.0
 
 
@@ -160,7 +157,7 @@ class AgentsApplication:
 
 
 def _warn(runner: AgentRegistry) -> None:
-    from ..server.banner import warn_of_local_requests
+    from ..auth.local_requests import warn_of_local_requests
 
     warn_of_local_requests(runner)
 

@@ -9,7 +9,8 @@ from django.conf import settings
 from django.urls import Resolver404, get_resolver
 
 from ..conf.settings import get_settings
-from ..server.connections import answer, refused
+from ..telemetry.connections import refused
+from ..utils.http_answer import answer
 
 
 def small_limit() -> int:

@@ -195,7 +195,7 @@ class LeanRequest(ASGIRequest):
             check_length(self._header(b"content-length"))
         query = self.scope.get("query_string", b"")
         if query:
-            from ..utils.paths import check_query
+            from ..api.bodies import check_query
 
             check_query(query)
 

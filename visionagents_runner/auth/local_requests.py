@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,12 @@ from django.http import HttpRequest
 from ..conf.settings import get_settings
 from ..utils.request_headers import find_cookie
 from . import peers
-from .local_token import COOKIE, PAGE, is_local_cookie, is_local_token
+from .local_token import COOKIE, PAGE, is_local_cookie, is_local_token, token_file
+
+if TYPE_CHECKING:
+    from ..registry import AgentRegistry
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from ..options import ServeOptions
@@ -226,3 +232,27 @@ def _split(host: str) -> tuple[str, int | None] | None:
     if port is not None and (len(port) > 5 or int(port) > 65535):
         return None
     return name.strip("[]"), None if port is None else int(port)
+
+
+def warn_of_local_requests(runner: AgentRegistry, address: str | None = None) -> None:
+    """Say in the log that local requests count, where others may reach this server or it seems to be no laptop.
+
+    ``address`` is what it listens on, None if that is not known. The token itself is in no log.
+    """
+    if runner.options.api is not None or not local_counts(runner):
+        return
+    here = address is not None and is_loopback_address(address)
+    allowed = get_settings().ALLOW_LOCAL
+    if here and not allowed:
+        return
+    why = "ALLOW_LOCAL is True" if allowed else "DEBUG is True" if settings.DEBUG else "there is no project"
+    where = (
+        "" if here else ", and others may reach this server" if address is None else f", and it listens on {address}"
+    )
+    logger.warning(
+        "Requests from this machine need no sign-in, because %s%s: set ALLOW_LOCAL = False in VISIONAGENTS_RUNNER "
+        "unless this is your own machine. Where it cannot be told who asks, the token in %s counts",
+        why,
+        where,
+        token_file(),
+    )

@@ -19,12 +19,13 @@ speaks and what agents do reaches people as events.
 Everything belongs to one event loop. Nothing queues without bound, and whoever leaves or vanishes leaves nothing.
 """
 
+from ..observe.conversation import Words, watch_words
 from .bounds import MAX_CUSTOM_EVENT_BYTES
 from .call import BrowserCall
-from .conversation import RoomConversation, watch_words
+from .conversation import RoomConversation
 from .custom import BrowserCustomEvent
 from .edge import BrowserEdge
-from .events import CustomEvent, Happening, Media, Presence, Renegotiate, RoomEvent, Speaking, Words
+from .events import CustomEvent, Happening, Media, Presence, Renegotiate, RoomEvent, Speaking
 from .offers import BadOffer
 from .pcm import PcmLink
 from .people import Person

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from vision_agents.core.edge.events import (
@@ -17,11 +18,12 @@ from vision_agents.core.edge.events import (
 from vision_agents.core.edge.types import Connection, Participant, TrackType
 from vision_agents.core.llm.llm import AudioLLM
 
+from ..observe.conversation import Words
 from .audio import Samples
 from .call import BrowserCall
 from .conversation import RoomConversation
 from .custom import BrowserCustomEvent
-from .events import Presence, Speaking, Words
+from .events import Presence, Speaking
 from .room import Room, room_of
 from .state import SETTLE_SECONDS, AgentState
 from .video import VideoRelay
@@ -57,6 +59,7 @@ class BrowserConnection(Connection):
         self._voice: Source | None = None
         self._quiet = QUIET_FRAMES
         self._unread = 0
+        self._stop_overhearing: Callable[[], None] = lambda: None
         self.wants_video: bool = agent._needs_video()
         self.publishes_video: bool = agent.publish_video
         self.video: VideoRelay | None = None
@@ -71,8 +74,7 @@ class BrowserConnection(Connection):
         """Leave the room. Closing twice does nothing."""
         self._closed = True
         self._emptied_at = 0.0
-        if self.conversation is not None:
-            self.conversation.remove_listener(self._overhear)
+        self._stop_overhearing()
         self._fall_silent()
         self.state.close()
         voice, self._voice = self._voice, None
@@ -100,7 +102,7 @@ class BrowserConnection(Connection):
     def converse(self, conversation: RoomConversation) -> None:
         """Let the people read what is written into the agent's conversation."""
         self.conversation = conversation
-        conversation.add_listener(self._overhear)
+        self._stop_overhearing = conversation.tell_words_to(self._overhear)
 
     async def wait_for_participant(self, timeout: float | None = None) -> None:
         """Return as soon as a person is in the room, at once if one is.

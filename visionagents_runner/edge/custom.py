@@ -7,6 +7,8 @@ from typing import Any
 
 from vision_agents.core.events import PluginBaseEvent
 
+from ..observe.bus import register_custom_event
+
 
 @dataclass
 class BrowserCustomEvent(PluginBaseEvent):
@@ -14,3 +16,6 @@ class BrowserCustomEvent(PluginBaseEvent):
 
     type: str = field(default="plugin.browser.custom", init=False)
     data: dict[str, Any] = field(default_factory=dict)
+
+
+register_custom_event(BrowserCustomEvent)

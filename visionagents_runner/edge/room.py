@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 from vision_agents.core.edge.types import Participant, TrackType
 
 from ..conf.settings import get_settings
+from ..observe.conversation import Words
 from ..quotas.limits import get_limits
 from ..quotas.refusals import note
 from ..utils.tasks import spawn
 from ..utils.text import looks_like
 from ..utils.validation import call_key
 from .bounds import custom_event
-from .events import CustomEvent, Presence, RoomEvent, Words
+from .events import CustomEvent, Presence, RoomEvent
 from .people import INBOX_SIZE, Person, Vet
 from .pump import Pump
 

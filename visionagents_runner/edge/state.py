@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .events import Happening, Words
+from ..observe.conversation import Words
+from .events import Happening
 
 if TYPE_CHECKING:
     from vision_agents.core import Agent

@@ -139,10 +139,20 @@ def _agent_handlers(tell: Tell, turns: TurnTracker, words: WordsWatch) -> dict[t
     }
 
 
+_custom_events: list[type] = []
+
+
+def register_custom_event(kind: type) -> None:
+    """Have every agent's history tell of events of this class, with their ``data`` and ``participant``.
+
+    For edges whose clients send events of their own.
+    """
+    if kind not in _custom_events:
+        _custom_events.append(kind)
+
+
 def _people_handlers(tell: Tell, turns: TurnTracker) -> dict[type, Handler]:
     from vision_agents.core.edge.events import ParticipantJoinedEvent, ParticipantLeftEvent
-
-    from .. import edge
 
     def left(event: ParticipantLeftEvent, at: float) -> None:
         turns.forget(str(event.participant.id))
@@ -152,8 +162,7 @@ def _people_handlers(tell: Tell, turns: TurnTracker) -> dict[type, Handler]:
         ParticipantJoinedEvent: lambda event, at: tell("participant_joined", _person(event), at),
         ParticipantLeftEvent: left,
     }
-    custom = getattr(edge, "BrowserCustomEvent", None)
-    if custom is not None:
+    for custom in _custom_events:
         handlers[custom] = lambda event, at: tell("custom", {"data": event.data, "from": _person(event)}, at)
     return handlers
 

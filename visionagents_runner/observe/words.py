@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vision_agents.core import Agent
     from vision_agents.core.edge.types import Participant
 
-    from ..edge import Words
+    from .conversation import Words
     from .turns import TurnTracker
 
 Tell = Callable[..., None]
@@ -57,7 +57,7 @@ class WordsWatch:
 
     def watch(self, conversation: Any) -> None:
         """Watch this conversation from now on, and no other."""
-        from ..edge import watch_words
+        from .conversation import watch_words
 
         self.unwatch()
         self._undo = watch_words(conversation, lambda words: quietly("words", self._on_words, words))

@@ -16,7 +16,7 @@ from rich.text import Text
 from .. import __version__
 from ..asgi.prefixes import included_prefixes
 from ..auth import peers
-from ..auth.local_requests import is_loopback_address, local_counts
+from ..auth.local_requests import local_counts
 from ..auth.local_token import local_token, page_url, token_file
 from ..conf.settings import get_settings
 from ..models import AgentSession
@@ -121,30 +121,6 @@ def _local(runner: AgentRegistry, url: str, secrets: bool) -> str:
     else:
         how = f"{'for a tunnel or a container, ' if known else ''}the token is in {token_file()}"
     return "; ".join(filter(None, (known, how)))
-
-
-def warn_of_local_requests(runner: AgentRegistry, address: str | None = None) -> None:
-    """Say in the log that local requests count, where others may reach this server or it seems to be no laptop.
-
-    ``address`` is what it listens on, None if that is not known. The token itself is in no log.
-    """
-    if runner.options.api is not None or not local_counts(runner):
-        return
-    here = address is not None and is_loopback_address(address)
-    allowed = get_settings().ALLOW_LOCAL
-    if here and not allowed:
-        return
-    why = "ALLOW_LOCAL is True" if allowed else "DEBUG is True" if settings.DEBUG else "there is no project"
-    where = (
-        "" if here else ", and others may reach this server" if address is None else f", and it listens on {address}"
-    )
-    logger.warning(
-        "Requests from this machine need no sign-in, because %s%s: set ALLOW_LOCAL = False in VISIONAGENTS_RUNNER "
-        "unless this is your own machine. Where it cannot be told who asks, the token in %s counts",
-        why,
-        where,
-        token_file(),
-    )
 
 
 def _database() -> str:

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import json
 import logging
 import os
 import socket
 import time
-from collections import Counter
 from contextlib import suppress
 from enum import Enum, auto
-from http import HTTPStatus
 from itertools import islice
 from typing import Any, Protocol
-from weakref import WeakSet
 
 from ..conf.settings import get_settings
+from ..telemetry.connections import REASONS, count_connections_of, refused
+from ..utils.http_answer import answer
 
 try:
     import resource as _resource
@@ -30,8 +28,8 @@ except ImportError:  # Windows
 else:
     _limits = _resource
 
-logger = logging.getLogger(__name__)
 
+logger = logging.getLogger(__name__)
 READ_BYTES = 4096
 """Read at once where each byte may cost much: 256 KiB of tiny frames or chunks hold the loop for half a second."""
 BODY_READ_BYTES = 65536
@@ -39,7 +37,6 @@ BODY_READ_BYTES = 65536
 MOST_HEAD_BYTES = 65536
 MOST_FRAGMENTS = 4096
 """Of one WebSocket message: empty ones cost memory and never reach the limit of its size."""
-
 _SLOWEST_BYTES = 4096
 """What a client has to send, or take, a second, on average."""
 _MOST_UNSENT_BYTES = 16 * 1024 * 1024
@@ -56,19 +53,6 @@ _MOST_RESERVED = 256
 _ACCEPTED_AT_ONCE = 8
 _TELL_SECONDS = 60.0
 _TICK_SECONDS = 1.0
-
-REASONS = {
-    "head_timeout": "sent no whole request within HEAD_TIMEOUT",
-    "body_timeout": "sent their bodies too slowly (BODY_TIMEOUT)",
-    "send_timeout": "did not take what was sent to them (SEND_TIMEOUT)",
-    "too_large": "sent too large a body, or too large a head",
-    "made_room": "waited longest when file descriptors ran out; raise the limit (ulimit -n, LimitNOFILE)",
-    "no_room": "found no file descriptor free; raise the limit (ulimit -n, LimitNOFILE)",
-}
-"""Why connections are refused or ended: labels of a metric, and how a log line goes on after a number of them."""
-
-refused: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
-"""How often, in this process."""
 
 
 class Phase(Enum):
@@ -249,7 +233,7 @@ class Watch:
         self._told: dict[str, tuple[float, int]] = {}
         self._looked_at = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
-        _watches.add(self)
+        count_connections_of(self)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         limits = get_settings()
@@ -424,23 +408,6 @@ def reserve(limit: int) -> int:
     return min(limit // 4, _MOST_RESERVED)
 
 
-def numbers() -> tuple[int, int]:
-    """Return how many connections the servers of this process have: for requests, and WebSockets."""
-    each = [watch.numbers() for watch in _watches]
-    return sum(http for http, _ in each), sum(sockets for _, sockets in each)
-
-
-def answer(status: int, detail: str) -> bytes:
-    """Return an answer for a connection that is closed after it."""
-    body = json.dumps({"detail": detail}).encode()
-    return b"HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (
-        status,
-        HTTPStatus(status).phrase.encode(),
-        len(body),
-        body,
-    )
-
-
 def read_at_once(transport: Any, size: int) -> None:
     """Have an asyncio transport read ``size`` bytes at most before other work gets its turn."""
     with suppress(AttributeError):  # another loop than asyncio's own
@@ -456,6 +423,3 @@ def _open_spare() -> int | None:
         return os.open(os.devnull, os.O_RDONLY)
     except OSError:
         return None
-
-
-_watches: WeakSet[Watch] = WeakSet()

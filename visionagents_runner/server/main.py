@@ -9,9 +9,10 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
+from ..auth.local_requests import warn_of_local_requests
 from ..exceptions import RunnerConfigurationError
 from ..telemetry.logs import Format
-from .banner import print_report, warn_of_local_requests
+from .banner import print_report
 from .child import serve_supervised
 from .daphne import serve_daphne
 from .exit import leave_if_held

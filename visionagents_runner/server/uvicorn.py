@@ -12,8 +12,9 @@ import uvicorn
 
 from ..asgi.application import AgentsApplication
 from ..conf.settings import get_settings
+from ..utils.http_answer import answer
 from ..worker.process import sweep
-from .connections import BODY_READ_BYTES, MOST_HEAD_BYTES, READ_BYTES, Gate, Phase, Watch, answer, read_at_once
+from .connections import BODY_READ_BYTES, MOST_HEAD_BYTES, READ_BYTES, Gate, Phase, Watch, read_at_once
 from .lifecycle import LAST_REQUESTS_SECONDS, Life
 
 

@@ -12,11 +12,8 @@ from urllib.parse import quote, unquote_to_bytes
 
 from django.http import HttpRequest
 
-from ..api.errors import APIError
-
 MAX_PATH_BYTES = 8 * 1024
 """Two ids, the most that a path of ours holds, take 6,120 bytes at most."""
-MAX_QUERY_BYTES = 8 * 1024
 
 
 class Match(NamedTuple):
@@ -94,20 +91,6 @@ def raw_suffix(scope: Mapping[str, object], suffix: str) -> bytes | None:
         if end is not None and _decoded(raw[end:]) == suffix:
             return raw[end:]
     return None
-
-
-def check_query(query: bytes) -> None:
-    """Refuse a query string that is too long, or none.
-
-    Raises:
-        APIError: 414, or 400 if it is not UTF-8.
-    """
-    if len(query) > MAX_QUERY_BYTES:
-        raise APIError(414, f"The query string is longer than {MAX_QUERY_BYTES} bytes")
-    try:
-        query.decode()
-    except UnicodeDecodeError:
-        raise APIError(400, "The query string is not UTF-8") from None
 
 
 def encode_path(path: str) -> bytes:

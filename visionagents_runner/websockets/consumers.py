@@ -19,11 +19,11 @@ from ..auth.permissions import likely_identity
 from ..exceptions import RunnerConfigurationError, TooMany
 from ..registry import get_runner
 from . import protocol
-from .calls.access import HandshakeRequest
 from .calls.client import CallClient
 from .door import Door, refuse
 from .feeds.list_viewer import ListViewer
 from .feeds.session_viewer import UNACKED, SessionViewer
+from .handshake import HandshakeRequest
 from .protocol import Code, Fatal
 from .socket import CallSocket, Handler, Receive, Send
 
@@ -116,7 +116,7 @@ class CallConsumer(_Consumer):
     _going_away = "The server is going away: join again in a moment"
 
     def _target(self, scope: Mapping[str, Any]) -> tuple[str, str] | None:
-        from ..routing import call_of
+        from .paths import call_of
 
         return call_of(scope)
 
@@ -131,7 +131,7 @@ class FeedConsumer(_Consumer):
     _is_feed = True
 
     def _target(self, scope: Mapping[str, Any]) -> str | None:
-        from ..routing import feed_of
+        from .paths import feed_of
 
         return feed_of(scope)
 

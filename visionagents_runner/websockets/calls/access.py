@@ -29,14 +29,12 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from django.core.handlers.asgi import ASGIRequest
 from django.db import router
 from ninja.errors import HttpError
 
-from ...auth.local_requests import local_counts, unsaid_scheme
+from ...auth.local_requests import local_counts
 from ...auth.permissions import Access, Action, authorize, identify_leniently, rule_for
 from ...auth.tokens import JoinToken, Role, VoidToken, read_join_token
 from ...models import AgentSession
@@ -44,6 +42,7 @@ from ...models.key import AgentKey, Scope
 from ...store import calls, database, session_rows
 from ...utils.tasks import shared
 from ...worker.current import current_worker
+from ..handshake import HandshakeRequest
 from ..protocol import Code, Fatal
 
 if TYPE_CHECKING:
@@ -51,7 +50,6 @@ if TYPE_CHECKING:
     from ...sessions.session import LiveSession
 
 logger = logging.getLogger(__name__)
-
 _ENDED = "The session that this invitation was for has ended"
 _NOBODYS = "Whoever started the session of this invitation may not be on its call any more"
 
@@ -77,37 +75,6 @@ class Admission:
     """Whose share of `quotas` they have; None where nobody need prove anything."""
     seats: int | None = None
     """How many places all with their invitation have, if it says so."""
-
-
-class HandshakeRequest(ASGIRequest):
-    """A WebSocket's handshake as the request that permission rules take.
-
-    ``since``: see `permissions.judged_since`.
-    """
-
-    def __init__(self, scope: Mapping[str, Any], since: float | None = None) -> None:
-        self.judged_since = since
-        # CONNECT is what a handshake is over HTTP/2. As no safe method, it needs an Origin where a cookie counts:
-        # browsers let the page of any site open a WebSocket, and send the cookie along.
-        headers = scope.get("headers", ())
-        super().__init__(
-            {
-                "query_string": b"",
-                **scope,
-                "type": "http",
-                "method": "CONNECT",
-                "scheme": _http_scheme(scope),
-                "headers": headers,
-            },
-            BytesIO(),
-        )
-
-
-def _http_scheme(scope: Mapping[str, Any]) -> str:
-    scheme = scope.get("scheme")
-    if scheme is not None:
-        return {"ws": "http", "wss": "https"}.get(scheme, str(scheme))
-    return unsaid_scheme(scope)  # daphne does not tell
 
 
 class Judge:
@@ -234,9 +201,6 @@ def _who(access: Access) -> tuple[str, str]:
     return f"{access.name or 'guest'}-{uuid.uuid4().hex[:12]}", ""
 
 
-# Invitations
-
-
 async def _check_invitation(invited: JoinToken, runner: AgentRegistry, since: float | None) -> None:
     """Return if an invitation counts, for one who comes or, ``since`` given, for one who is there.
 
@@ -289,9 +253,6 @@ def _maker_counts(session: AgentSession, rights_are_known: bool) -> bool:
         return True
     theirs = AgentKey.objects.using(using).valid().filter(owner=user).values_list("scopes", flat=True)
     return any({Scope.START, Scope.TRANSCRIPT} & set(scopes) for scopes in theirs)
-
-
-# Sessions
 
 
 def live_sessions(call_type: str, call_id: str) -> list[LiveSession]:

@@ -18,7 +18,7 @@ from ...store.errors import DATABASE_ERRORS
 from ...utils.tasks import spawn
 from ...utils.text import clean_name
 from ...worker.current import current_worker
-from .. import protocol
+from .. import handshake, protocol
 from ..protocol import Code, Fatal
 from . import access
 from .location import home_of
@@ -173,7 +173,7 @@ class CallClient:
         """Return who was let in, as what they presented proves."""
         if token is not None:
             return f"invitation:{hashlib.sha256(token.encode()).hexdigest()[:16]}"
-        return identity_of(access.HandshakeRequest(self._scope))
+        return identity_of(handshake.HandshakeRequest(self._scope))
 
     def _agents(self) -> tuple[str, ...]:
         worker = current_worker()

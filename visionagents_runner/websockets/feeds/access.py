@@ -14,7 +14,7 @@ from ninja.errors import HttpError
 from ...api.lookup import Found, call_of, find_visible
 from ...auth.permissions import Access, Action, authorize, rule_for, who_asks
 from ...sessions.session import LiveSession
-from ..calls.access import HandshakeRequest
+from ..handshake import HandshakeRequest
 from ..protocol import Code, Fatal
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from ...api.schemas import Filters
 from ...auth.permissions import Access, who_asks
 from ...store import database
 from .. import protocol
-from ..calls.access import HandshakeRequest
+from ..handshake import HandshakeRequest
 from ..protocol import Code, Fatal
 from . import access
 from .list_hub import get_list_hub
