@@ -11,7 +11,7 @@ from project.settings import *  # noqa: F403
 from project.settings import DATABASES, INSTALLED_APPS
 from tests.trust import trust_every_peer
 
-# Its tests have settings of their own: `tests.engine`.
+# Its tests have settings of their own: `tests.dispatch.procrastinate`.
 INSTALLED_APPS = [app for app in INSTALLED_APPS if app != "procrastinate.contrib.django"]
 DEBUG = False
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = False

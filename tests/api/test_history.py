@@ -17,7 +17,7 @@ from django.test import Client as DjangoClient
 from tests.api.fixtures import Serve
 from tests.api.test_sessions import TIME, elsewhere, start
 from tests.asgi_client import REMOTE, Client
-from tests.keys.fixtures import with_key
+from tests.auth.keys.fixtures import with_key
 from visionagents_runner import ServeOptions
 from visionagents_runner.api import errors, history, pagination
 from visionagents_runner.models import AgentSession, EndReason, EventLine, SessionEvent

@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 
 from tests.api.fixtures import Serve
 from tests.asgi_client import REMOTE, Client
-from tests.permissions.test_users import ORIGIN, sign_in
+from tests.auth.permissions.test_users import ORIGIN, sign_in
 from visionagents_runner import ServeOptions
 from visionagents_runner.auth.tokens import read_join_token
 from visionagents_runner.models import AgentSession, EndReason

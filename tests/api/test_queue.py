@@ -12,7 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from tests.api.fixtures import Serve
 from tests.api.test_sessions import TIME, elsewhere, start
 from tests.asgi_client import REMOTE, Client
-from tests.feeds.conftest import cookie
+from tests.websockets.feeds.conftest import cookie
 from visionagents_runner.models import AgentSession, EndReason, SessionStatus
 from visionagents_runner.store import database
 

@@ -13,9 +13,9 @@ import pytest
 import tests.agents
 from tests.api.fixtures import Serve
 from tests.asgi_client import REMOTE, Client
-from tests.permissions.test_users import sign_in
-from tests.signalling.client import Socket
+from tests.auth.permissions.test_users import sign_in
 from tests.trust import real_doubt
+from tests.websockets.calls.client import Socket
 from visionagents_runner import ServeOptions
 from visionagents_runner.auth import local_token, peers
 from visionagents_runner.auth.local_token import COOKIE, token_file

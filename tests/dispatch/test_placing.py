@@ -10,8 +10,8 @@ import pytest
 from django.test import Client
 
 from tests.dispatch.conftest import hosting, until_row
-from tests.metrics.scrape import scrape
 from tests.processes import Child, child, freeze
+from tests.telemetry.metrics.scrape import scrape
 from visionagents_runner.dispatch.remote_start import place
 from visionagents_runner.exceptions import NoWorker
 from visionagents_runner.models import AgentSession, SessionStatus

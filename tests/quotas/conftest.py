@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.keys.fixtures import afresh
+from tests.auth.keys.fixtures import afresh
 
 __all__ = ["afresh"]
 

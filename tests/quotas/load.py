@@ -22,7 +22,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from tests.browser.server import Server, running_server
-from tests.signalling.relay_load import Person, cpu_seconds
+from tests.websockets.calls.relay_load import Person, cpu_seconds
 from visionagents_runner.quotas.limits import Limits
 
 _AT_ONCE = 40

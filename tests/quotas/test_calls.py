@@ -12,10 +12,10 @@ import pytest
 
 from tests.asgi_client import REMOTE
 from tests.conftest import until
-from tests.feeds.conftest import cookie
-from tests.signalling import relayed
-from tests.signalling.client import Socket
-from tests.signalling.conftest import Serve, Server, allow_local, serve, server
+from tests.websockets.calls import relayed
+from tests.websockets.calls.client import Socket
+from tests.websockets.calls.conftest import Serve, Server, allow_local, serve, server
+from tests.websockets.feeds.conftest import cookie
 from visionagents_runner import quotas
 from visionagents_runner.auth.tokens import make_join_token
 from visionagents_runner.edge import BrowserCustomEvent, Person, find_room, join_room

@@ -13,9 +13,9 @@ import pytest
 from tests.api.fixtures import Serve, allow_local, client, mount, serve
 from tests.api.test_sessions import elsewhere, start
 from tests.asgi_client import REMOTE, Answer, Client
+from tests.auth.keys.fixtures import present, with_key
+from tests.auth.permissions.test_users import ALL, ORIGIN, sign_in
 from tests.conftest import until
-from tests.keys.fixtures import present, with_key
-from tests.permissions.test_users import ALL, ORIGIN, sign_in
 from visionagents_runner import ServeOptions, quotas
 from visionagents_runner.api import history
 from visionagents_runner.auth import keys, permissions

@@ -11,7 +11,7 @@ import pytest
 from tests.api.fixtures import allow_local, client, mount, serve
 from tests.asgi_client import Client
 from tests.checks.test_checks import ids_with, runner_settings
-from tests.metrics.scrape import scrape
+from tests.telemetry.metrics.scrape import scrape
 from visionagents_runner import quotas
 from visionagents_runner.checks.limits import check_limits
 from visionagents_runner.exceptions import TooMany

@@ -9,9 +9,9 @@ import pytest
 
 from tests.asgi_client import REMOTE
 from tests.conftest import until
-from tests.feeds.conftest import cookie, feed, feed_list, nothing_listens_any_more
-from tests.signalling.client import Socket
-from tests.signalling.conftest import Serve, Server, allow_local, serve, server
+from tests.websockets.calls.client import Socket
+from tests.websockets.calls.conftest import Serve, Server, allow_local, serve, server
+from tests.websockets.feeds.conftest import cookie, feed, feed_list, nothing_listens_any_more
 from visionagents_runner import quotas
 from visionagents_runner.auth import permissions
 from visionagents_runner.models import AgentSession, EndReason

@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 from websockets.sync.client import connect
 
 from tests.asgi_client import Client
-from tests.permissions.test_users import sign_in
+from tests.auth.permissions.test_users import sign_in
 from tests.processes import ROOT, environment
 from tests.server.proxies import free_port
 from tests.server.test_signals import wait_for

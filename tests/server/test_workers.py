@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
+from tests.cli.standalone.test_script import clean_environment, sessions
 from tests.processes import ROOT, _can_write, environment
 from tests.server.test_signals import Server, assert_all_ended, running, wait_for
-from tests.standalone.test_script import clean_environment, sessions
 from visionagents_runner.exceptions import RunnerConfigurationError
 from visionagents_runner.models import AgentSession, Worker, WorkerState
 from visionagents_runner.server.main import choose_server

@@ -1,4 +1,0 @@
-from tests.api.fixtures import allow_local, client, mount, serve
-from tests.keys.fixtures import afresh
-
-__all__ = ["afresh", "allow_local", "client", "mount", "serve"]
