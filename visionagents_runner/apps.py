@@ -13,7 +13,7 @@ class VisionAgentsRunnerConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from .checks import calls, dispatch, limits, messaging, prices, settings, webhooks  # noqa: F401
+        from . import checks  # noqa: F401
         from .dispatch import procrastinate
         from .store import mysql
         from .worker.services import register_service

@@ -15,7 +15,12 @@ from django.core.checks import CheckMessage, run_checks
 from django.core.management import get_commands
 from django.test import override_settings
 
-from visionagents_runner.checks import settings as checks
+from visionagents_runner.checks.base import TAG
+from visionagents_runner.checks.database import check_databases, check_time_zones
+from visionagents_runner.checks.deployment import check_channel_layer, check_local_requests
+from visionagents_runner.checks.installation import check_apps, check_asgi, check_lean_api, check_runserver
+from visionagents_runner.checks.runner import check_runner, check_runner_imports
+from visionagents_runner.checks.settings import check_settings
 from visionagents_runner.exceptions import RunnerConfigurationError
 from visionagents_runner.options import ServeOptions
 
@@ -42,7 +47,7 @@ def ids_with(check: Callable[..., list[CheckMessage]], **values: Any) -> list[st
 def check_databases_with(databases: dict[str, Any], **values: Any) -> list[CheckMessage]:
     # Not by override_settings, which warns that the connections do not change: here they shall not.
     with mock.patch.object(settings, "DATABASES", databases), override_settings(**values):
-        return checks.check_databases(None)
+        return check_databases(None)
 
 
 def runner_settings(**values: Any) -> dict[str, Any]:
@@ -131,11 +136,11 @@ def test_a_deployment_with_debug_and_in_memory_layer_is_warned_of() -> None:
 
 def test_all_checks_are_registered_under_one_tag() -> None:
     with override_settings(INSTALLED_APPS=APPS):
-        found = ids(run_checks(tags=[checks.TAG]))
+        found = ids(run_checks(tags=[TAG]))
         assert {"W009", "W010"} <= set(found)
     with override_settings(CHANNEL_LAYERS={}, **runner_settings(ALLOW_LOCAL=True)):
-        assert not {"W006", "W007"} & set(ids(run_checks(tags=[checks.TAG])))
-        assert {"W006", "W007"} <= set(ids(run_checks(tags=[checks.TAG], include_deployment_checks=True)))
+        assert not {"W006", "W007"} & set(ids(run_checks(tags=[TAG])))
+        assert {"W006", "W007"} <= set(ids(run_checks(tags=[TAG], include_deployment_checks=True)))
 
 
 # The setting
@@ -143,7 +148,7 @@ def test_all_checks_are_registered_under_one_tag() -> None:
 
 @pytest.mark.parametrize("value", [None, {}, FOUND])
 def test_sound_settings_are_silent(value: Any) -> None:
-    assert ids_with(checks.check_settings, VISIONAGENTS_RUNNER=value) == []
+    assert ids_with(check_settings, VISIONAGENTS_RUNNER=value) == []
 
 
 @pytest.mark.parametrize(
@@ -155,19 +160,19 @@ def test_sound_settings_are_silent(value: Any) -> None:
     ],
 )
 def test_sound_values_are_silent(values: dict[str, Any]) -> None:
-    assert ids_with(checks.check_settings, **runner_settings(**values)) == []
+    assert ids_with(check_settings, **runner_settings(**values)) == []
 
 
 @pytest.mark.parametrize("value", [["RUNNER"], "tests.agents.runner", 7])
 def test_a_setting_that_is_no_dict_is_an_error(value: Any) -> None:
-    assert ids_with(checks.check_settings, VISIONAGENTS_RUNNER=value) == ["E004"]
-    assert ids_with(checks.check_runner, VISIONAGENTS_RUNNER=value) in ([], ["W001"])
-    assert ids_with(checks.check_lean_api, VISIONAGENTS_RUNNER=value, MIDDLEWARE=["other.Middleware"]) == []
+    assert ids_with(check_settings, VISIONAGENTS_RUNNER=value) == ["E004"]
+    assert ids_with(check_runner, VISIONAGENTS_RUNNER=value) in ([], ["W001"])
+    assert ids_with(check_lean_api, VISIONAGENTS_RUNNER=value, MIDDLEWARE=["other.Middleware"]) == []
 
 
 def test_an_unknown_key_is_named_with_the_nearest_known_one() -> None:
     with override_settings(**runner_settings(HEARTBEAT_INTERVALL=5, heartbeat_interval=5, ZZZ=1)):
-        messages = checks.check_settings(None)
+        messages = check_settings(None)
     assert ids(messages) == ["W002"] * 3
     upper, unlike, lower = messages
     assert "'HEARTBEAT_INTERVALL'" in upper.msg
@@ -199,7 +204,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one() -> None:
 )
 def test_a_value_of_a_wrong_type_or_out_of_range_is_an_error(key: str, value: Any) -> None:
     with override_settings(**runner_settings(**{key: value})):
-        [message] = checks.check_settings(None)
+        [message] = check_settings(None)
     assert ids([message]) == ["E004"]
     assert f"[{key!r}]" in message.msg
     assert repr(value) in message.msg
@@ -207,20 +212,20 @@ def test_a_value_of_a_wrong_type_or_out_of_range_is_an_error(key: str, value: An
 
 @pytest.mark.parametrize("interval", [30, 31.0])
 def test_a_heartbeat_that_comes_no_sooner_than_the_time_to_live_is_an_error(interval: float) -> None:
-    assert ids_with(checks.check_settings, **runner_settings(HEARTBEAT_INTERVAL=interval)) == ["E005"]
+    assert ids_with(check_settings, **runner_settings(HEARTBEAT_INTERVAL=interval)) == ["E005"]
 
 
 @pytest.mark.parametrize("path", ["tests.nowhere.Middleware", "nodots", "tests.."])
 def test_api_middleware_that_is_nowhere_is_an_error(path: str) -> None:
-    assert ids_with(checks.check_settings, **runner_settings(API_MIDDLEWARE=[path])) == ["E006"]
+    assert ids_with(check_settings, **runner_settings(API_MIDDLEWARE=[path])) == ["E006"]
 
 
 # The runner
 
 
 def test_a_project_without_a_runner_is_warned_of() -> None:
-    assert ids_with(checks.check_runner, VISIONAGENTS_RUNNER={}) == ["W001"]
-    assert ids_with(checks.check_runner, VISIONAGENTS_RUNNER={"RUNNER": ""}) == ["W001"]
+    assert ids_with(check_runner, VISIONAGENTS_RUNNER={}) == ["W001"]
+    assert ids_with(check_runner, VISIONAGENTS_RUNNER={"RUNNER": ""}) == ["W001"]
 
 
 @pytest.mark.parametrize(
@@ -236,8 +241,8 @@ def test_a_project_without_a_runner_is_warned_of() -> None:
 )
 def test_a_runner_whose_module_does_not_exist_is_an_error(path: str, words: str) -> None:
     with override_settings(VISIONAGENTS_RUNNER={"RUNNER": path}):
-        messages = checks.check_runner(None)
-        assert checks.check_runner_imports(None) == []
+        messages = check_runner(None)
+        assert check_runner_imports(None) == []
     assert ids(messages) == ["E001"]
     assert words in messages[0].msg
 
@@ -247,7 +252,7 @@ def test_a_package_that_fails_on_import_is_reported_not_raised(tmp_path: Path, m
     (tmp_path / "failing_package" / "__init__.py").write_text("1 / 0")
     monkeypatch.syspath_prepend(tmp_path)
     with override_settings(VISIONAGENTS_RUNNER={"RUNNER": "failing_package.agents.runner"}):
-        [message] = checks.check_runner(None)
+        [message] = check_runner(None)
     assert ids([message]) == ["E001"]
     assert "ZeroDivisionError" in message.msg
 
@@ -255,7 +260,7 @@ def test_a_package_that_fails_on_import_is_reported_not_raised(tmp_path: Path, m
 def test_a_module_is_found_without_being_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "untouched_agents.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
-    assert ids_with(checks.check_runner, VISIONAGENTS_RUNNER={"RUNNER": "untouched_agents.runner"}) == []
+    assert ids_with(check_runner, VISIONAGENTS_RUNNER={"RUNNER": "untouched_agents.runner"}) == []
     assert "untouched_agents" not in sys.modules
 
 
@@ -275,14 +280,14 @@ def test_a_deployment_imports_the_runner_and_reports_why_it_cannot(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "broken_agents", raising=False)
     with override_settings(VISIONAGENTS_RUNNER={"RUNNER": "broken_agents.runner"}):
-        [message] = checks.check_runner_imports(None)
+        [message] = check_runner_imports(None)
     monkeypatch.delitem(sys.modules, "broken_agents", raising=False)
     assert ids([message]) == ["E002"]
     assert words in message.msg
 
 
 def test_a_deployment_with_a_sound_runner_is_silent() -> None:
-    assert ids_with(checks.check_runner_imports, VISIONAGENTS_RUNNER=FOUND) == []
+    assert ids_with(check_runner_imports, VISIONAGENTS_RUNNER=FOUND) == []
 
 
 def test_the_runners_own_advice_is_what_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +296,7 @@ def test_the_runners_own_advice_is_what_is_reported(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("visionagents_runner.registry.get_runner", refuse)
     with override_settings(VISIONAGENTS_RUNNER=FOUND):
-        [message] = checks.check_runner_imports(None)
+        [message] = check_runner_imports(None)
     assert message.msg == "do this"
 
 
@@ -299,18 +304,18 @@ def test_a_deployment_open_to_scripts_of_every_page_is_warned_of(monkeypatch: py
     from tests.agents import runner
 
     monkeypatch.setattr(runner, "options", ServeOptions(cors_allow_origins={"*"}))
-    assert ids_with(checks.check_runner_imports, VISIONAGENTS_RUNNER=FOUND) == ["W008"]
+    assert ids_with(check_runner_imports, VISIONAGENTS_RUNNER=FOUND) == ["W008"]
     monkeypatch.setattr(runner, "options", ServeOptions(cors_allow_origins={"https://app.example"}))
-    assert ids_with(checks.check_runner_imports, VISIONAGENTS_RUNNER=FOUND) == []
+    assert ids_with(check_runner_imports, VISIONAGENTS_RUNNER=FOUND) == []
 
 
 # Apps and server
 
 
 def test_missing_apps_are_named() -> None:
-    assert ids_with(checks.check_apps, INSTALLED_APPS=APPS) == ["W009", "W010"]
-    assert ids_with(checks.check_apps, INSTALLED_APPS=["channels", *APPS]) == ["W010"]
-    assert ids_with(checks.check_apps, INSTALLED_APPS=["channels", "ninja", *APPS]) == []
+    assert ids_with(check_apps, INSTALLED_APPS=APPS) == ["W009", "W010"]
+    assert ids_with(check_apps, INSTALLED_APPS=["channels", *APPS]) == ["W010"]
+    assert ids_with(check_apps, INSTALLED_APPS=["channels", "ninja", *APPS]) == []
 
 
 @pytest.fixture
@@ -334,26 +339,26 @@ def fresh_commands() -> Iterator[None]:
     ],
 )
 def test_runserver_must_be_daphnes_where_daphne_is_installed(installed: list[str], expected: list[str]) -> None:
-    assert ids_with(checks.check_runserver, INSTALLED_APPS=[*installed, *APPS]) == expected
+    assert ids_with(check_runserver, INSTALLED_APPS=[*installed, *APPS]) == expected
 
 
 def test_a_project_without_asgi_is_warned_of() -> None:
-    assert ids_with(checks.check_asgi) == []
-    assert ids_with(checks.check_asgi, ASGI_APPLICATION=None) == ["W011"]
+    assert ids_with(check_asgi) == []
+    assert ids_with(check_asgi, ASGI_APPLICATION=None) == ["W011"]
     with override_settings(ASGI_APPLICATION=None, WSGI_APPLICATION="project.wsgi.application"):
-        [message] = checks.check_asgi(None)
+        [message] = check_asgi(None)
     assert "only WSGI_APPLICATION is" in message.msg
 
 
 def test_middleware_that_keeps_the_api_from_being_lean_is_named() -> None:
     middleware = ["django.middleware.common.CommonMiddleware", "corsheaders.middleware.CorsMiddleware", "ours.Guard"]
     with override_settings(MIDDLEWARE=middleware, **runner_settings()):
-        [message] = checks.check_lean_api(None)
+        [message] = check_lean_api(None)
     assert ids([message]) == ["I001"]
     assert "corsheaders.middleware.CorsMiddleware, ours.Guard" in message.msg
     for values in ({"LEAN_API": True}, {"LEAN_API": False}, {"API_MIDDLEWARE": middleware[1:]}):
-        assert ids_with(checks.check_lean_api, MIDDLEWARE=middleware, **runner_settings(**values)) == []
-    assert ids_with(checks.check_lean_api, MIDDLEWARE=middleware[:1], **runner_settings()) == []
+        assert ids_with(check_lean_api, MIDDLEWARE=middleware, **runner_settings(**values)) == []
+    assert ids_with(check_lean_api, MIDDLEWARE=middleware[:1], **runner_settings()) == []
 
 
 # Databases
@@ -417,8 +422,8 @@ def test_connections_that_are_kept_are_warned_of(age: int | None, expected: list
 
 
 def test_naive_times_are_warned_of() -> None:
-    assert ids_with(checks.check_time_zones, USE_TZ=False) == ["W013"]
-    assert ids_with(checks.check_time_zones, USE_TZ=True) == []
+    assert ids_with(check_time_zones, USE_TZ=False) == ["W013"]
+    assert ids_with(check_time_zones, USE_TZ=True) == []
 
 
 # Deployment
@@ -433,7 +438,7 @@ def test_naive_times_are_warned_of() -> None:
     ],
 )
 def test_a_layer_of_one_process_is_warned_of(layers: dict[str, Any], expected: list[str]) -> None:
-    assert ids_with(checks.check_channel_layer, CHANNEL_LAYERS=layers) == expected
+    assert ids_with(check_channel_layer, CHANNEL_LAYERS=layers) == expected
 
 
 @pytest.mark.parametrize(
@@ -447,4 +452,4 @@ def test_a_layer_of_one_process_is_warned_of(layers: dict[str, Any], expected: l
 )
 def test_requests_that_need_no_sign_in_are_warned_of(debug: bool, allow: bool | None, expected: list[str]) -> None:
     values = {} if allow is None else {"ALLOW_LOCAL": allow}
-    assert ids_with(checks.check_local_requests, DEBUG=debug, **runner_settings(**values)) == expected
+    assert ids_with(check_local_requests, DEBUG=debug, **runner_settings(**values)) == expected

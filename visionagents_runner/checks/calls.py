@@ -15,7 +15,7 @@ from django.template.loader import get_template
 from ..auth.tokens import MAX_TOKEN_SECONDS
 from ..conf.settings import SETTING
 from ..views import TEMPLATE
-from .settings import TAG, AppConfigs
+from .base import TAG, AppConfigs
 
 _SCHEMES = ("stun:", "stuns:", "turn:", "turns:")
 _EXAMPLE = '[{"urls": "turn:turn.example:3478", "username": "...", "credential": "..."}]'

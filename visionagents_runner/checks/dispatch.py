@@ -9,7 +9,7 @@ from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A
 
 from ..conf.settings import SETTING, get_settings
 from ..dispatch.procrastinate.choice import APP, obstacle
-from .settings import TAG, AppConfigs
+from .base import TAG, AppConfigs
 
 
 @register(TAG)

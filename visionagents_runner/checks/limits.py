@@ -12,7 +12,7 @@ from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A
 from ..conf.settings import SETTING
 from ..quotas.limits import Limits, find_problems
 from ..quotas.who import find_networks
-from .settings import TAG, AppConfigs
+from .base import TAG, AppConfigs
 
 
 @register(TAG)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.checks import CheckMessage, Tags, Warning, register  # noqa: A004
 
-from .settings import TAG, AppConfigs
+from .base import TAG, AppConfigs
 
 
 @register(TAG, Tags.security, deploy=True)

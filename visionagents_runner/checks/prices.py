@@ -9,7 +9,7 @@ from django.core.checks import CheckMessage, Error, register
 
 from ..conf.prices import find_problems
 from ..conf.settings import SETTING
-from .settings import TAG, AppConfigs
+from .base import TAG, AppConfigs
 
 _EXAMPLE = '{"currency": "EUR", "llm": {"gpt-4o-mini": {"input_tokens": "0.15e-6", "output_tokens": "0.6e-6"}}}'
 

@@ -9,7 +9,7 @@ from django.core.checks import CheckMessage, Error, register
 
 from ..conf.settings import SETTING
 from ..conf.webhooks import EXAMPLE, find_problems, place_of
-from .settings import TAG, AppConfigs
+from .base import TAG, AppConfigs
 
 _MAKE_ONE = "python -c \"import base64, secrets; print('whsec_' + base64.b64encode(secrets.token_bytes(32)).decode())\""
 
