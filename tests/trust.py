@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from visionagents_runner.auth import peers
+from visionagents_runner.auth import local_processes
 
-real_doubt = peers.doubt
+real_doubt = local_processes.doubt
 
 
 async def _no_doubt(scope: Mapping[str, Any]) -> str | None:
@@ -16,4 +16,4 @@ async def _no_doubt(scope: Mapping[str, Any]) -> str | None:
 
 def trust_every_peer() -> None:
     """Take every connection for one of a program of this user: for settings of tests alone, no setting does that."""
-    peers.doubt = _no_doubt
+    local_processes.doubt = _no_doubt

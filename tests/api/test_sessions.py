@@ -82,7 +82,7 @@ async def test_a_live_session_is_read_without_a_query_or_a_thread(
         raise AssertionError("a thread was asked for")
 
     with monkeypatch.context() as patch:
-        patch.setattr("visionagents_runner.store.database._Lane.run", refuse)
+        patch.setattr("visionagents_runner.store.database._QueryThread.run", refuse)
         assert (await client.get(f"/sessions/{session_id}")).status == 200
         assert (await client.get(f"/calls/my-call/sessions/{session_id}")).status == 200
         assert (await client.get(f"/calls/my-call/sessions/{session_id}/metrics")).status == 200

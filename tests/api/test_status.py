@@ -50,7 +50,7 @@ async def test_status_needs_no_database(client: Client, monkeypatch: pytest.Monk
         raise AssertionError("the database was asked")
 
     with monkeypatch.context() as patch:
-        patch.setattr("visionagents_runner.store.database._Lane.run", refuse)
+        patch.setattr("visionagents_runner.store.database._QueryThread.run", refuse)
         for path in ("/health", "/ready", "/metrics"):
             assert (await client.get(path)).status == 200
 

@@ -17,7 +17,7 @@ from tests.auth.permissions.test_users import sign_in
 from tests.trust import real_doubt
 from tests.websockets.calls.client import Socket
 from visionagents_runner import ServeOptions
-from visionagents_runner.auth import local_token, peers
+from visionagents_runner.auth import local_processes, local_token
 from visionagents_runner.auth.local_token import COOKIE, token_file
 from visionagents_runner.models import AgentSession
 
@@ -29,7 +29,7 @@ FORM = {"content-type": "application/x-www-form-urlencoded"}
 def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The token, on a machine that does not tell who asks."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.setattr(peers, "doubt", real_doubt)
+    monkeypatch.setattr(local_processes, "doubt", real_doubt)
     found = local_token.local_token()
     assert found is not None
     return found

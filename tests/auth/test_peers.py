@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.trust import real_doubt
-from visionagents_runner.auth import peers
+from visionagents_runner.auth import local_processes
 
 _PROGRAM = """
 import socket, sys
@@ -48,7 +48,7 @@ def connection(
 @pytest.fixture(autouse=True)
 def children_are_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test starts is not taken for what the server started."""
-    monkeypatch.setattr(peers, "_is_ours", lambda pid: pid == os.getpid())
+    monkeypatch.setattr(local_processes, "_is_ours", lambda pid: pid == os.getpid())
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "127.0.0.9"])
@@ -78,7 +78,7 @@ FORWARDERS = {
 @pytest.mark.parametrize("before", FORWARDERS.values(), ids=FORWARDERS)
 async def test_a_program_that_serves_or_reaches_others_is_not(before: str) -> None:
     with connection(before) as (scope, _):
-        assert await real_doubt(scope) == peers.A_FORWARDER
+        assert await real_doubt(scope) == local_processes.A_FORWARDER
 
 
 async def test_what_stays_within_the_program_does_not_matter() -> None:
@@ -93,38 +93,38 @@ async def test_several_connections_to_us_do_not_matter() -> None:
         with first, second:
             inode = os.fstat(first.fileno()).st_ino
             other = os.fstat(second.fileno()).st_ino
-            assert peers._harmless({other}, os.getpid(), listener.getsockname()[1])
-            assert not peers._harmless({other}, os.getpid(), 1)
-            assert not peers._harmless({inode, os.fstat(listener.fileno()).st_ino}, os.getpid(), 1)
+            assert local_processes._harmless({other}, os.getpid(), listener.getsockname()[1])
+            assert not local_processes._harmless({other}, os.getpid(), 1)
+            assert not local_processes._harmless({inode, os.fstat(listener.fileno()).st_ino}, os.getpid(), 1)
 
 
 async def test_browsers_and_programs_that_pass_on_are_known_by_name(tmp_path: Any) -> None:
     with connection(FORWARDERS["listens"]) as (scope, process):
         name = os.path.basename(os.readlink(f"/proc/{process.pid}/exe"))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(peers, "BROWSERS", {name})
+            patch.setattr(local_processes, "BROWSERS", {name})
             assert await real_doubt(scope) is None
     with connection() as (scope, process), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(peers, "FORWARDERS", {name})
-        assert await real_doubt(scope) == peers.A_FORWARDER
+        patch.setattr(local_processes, "FORWARDERS", {name})
+        assert await real_doubt(scope) == local_processes.A_FORWARDER
 
 
 async def test_the_server_itself_and_what_it_started_are_not_its_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     with connection() as (scope, _):
-        assert await real_doubt(scope) == peers.OUR_OWN
+        assert await real_doubt(scope) == local_processes.OUR_OWN
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
         accepted, client = listener.accept()
         with accepted:
             scope = {"client": client, "server": accepted.getsockname()}
-            assert await real_doubt(scope) == peers.OUR_OWN
+            assert await real_doubt(scope) == local_processes.OUR_OWN
 
 
 async def test_another_user_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     with connection() as (scope, _):
         user = os.geteuid() + 1
         monkeypatch.setattr(os, "geteuid", lambda: user)
-        assert await real_doubt(scope) == peers.ANOTHER_USER
+        assert await real_doubt(scope) == local_processes.ANOTHER_USER
 
 
 @pytest.mark.parametrize(
@@ -141,28 +141,28 @@ async def test_another_user_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None
     ],
 )
 async def test_what_the_kernel_does_not_know_is_not_trusted(scope: dict[str, Any]) -> None:
-    assert await real_doubt(scope) == peers.NOT_TOLD
+    assert await real_doubt(scope) == local_processes.NOT_TOLD
 
 
 async def test_whoever_listens_on_the_port_is_not_taken_for_the_client() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         scope = {"client": listener.getsockname(), "server": ("127.0.0.1", 9)}
-        assert await real_doubt(scope) == peers.NOT_TOLD
+        assert await real_doubt(scope) == local_processes.NOT_TOLD
 
 
 async def test_without_the_kernels_word_nobody_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     with connection() as (scope, _):
-        monkeypatch.setattr(peers, "_netlink", lambda: None)
-        assert await real_doubt(scope) == peers.NOT_TOLD
-        assert not peers.can_tell()
+        monkeypatch.setattr(local_processes, "_netlink", lambda: None)
+        assert await real_doubt(scope) == local_processes.NOT_TOLD
+        assert not local_processes.can_tell()
 
 
 async def test_one_look_is_enough_for_a_connection_and_none_counts_for_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looks: list[int] = []
-    judge = peers._judge
-    monkeypatch.setattr(peers, "_judge", lambda found, port: looks.append(found.inode) or judge(found, port))
+    judge = local_processes._judge
+    monkeypatch.setattr(local_processes, "_judge", lambda found, port: looks.append(found.inode) or judge(found, port))
     with connection() as (scope, _):
         for _ in range(3):
             assert await real_doubt(scope) is None
@@ -170,28 +170,28 @@ async def test_one_look_is_enough_for_a_connection_and_none_counts_for_the_next(
             assert await real_doubt({**scope, "client": list(scope["client"])}) is None
     assert len(looks) == 1
     with connection(FORWARDERS["listens"]) as (scope, _):
-        assert await real_doubt(scope) == peers.A_FORWARDER
+        assert await real_doubt(scope) == local_processes.A_FORWARDER
     assert len(looks) == 2
     gone = {**scope, "client": list(scope["client"])}
-    assert await real_doubt(gone) == peers.NOT_TOLD
+    assert await real_doubt(gone) == local_processes.NOT_TOLD
 
 
 async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "_MOST_VERDICTS", 3)
+    monkeypatch.setattr(local_processes, "_MOST_VERDICTS", 3)
     with connection() as (scope, _):
         for _ in range(10):
             assert await real_doubt({**scope, "client": list(scope["client"])}) is None
-    assert len(peers._by_object) <= 3
+    assert len(local_processes._by_object) <= 3
 
 
 async def test_a_look_that_would_cost_too_much_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     with connection() as (scope, _):
-        monkeypatch.setattr(peers, "_MOST_FILES", 0)
-        monkeypatch.setattr(peers, "_recent", [1])
-        assert await real_doubt(scope) == peers.NOT_TOLD
+        monkeypatch.setattr(local_processes, "_MOST_FILES", 0)
+        monkeypatch.setattr(local_processes, "_recent", [1])
+        assert await real_doubt(scope) == local_processes.NOT_TOLD
     with connection() as (scope, _), monkeypatch.context() as patch:
-        patch.setattr(peers, "_MOST_FILES", 100_000)
-        patch.setattr(peers, "_MOST_LOOKS", 0)
-        assert await real_doubt(scope) == peers.NOT_TOLD
-        patch.setattr(peers, "_MOST_LOOKS", 1)
+        patch.setattr(local_processes, "_MOST_FILES", 100_000)
+        patch.setattr(local_processes, "_MOST_LOOKS", 0)
+        assert await real_doubt(scope) == local_processes.NOT_TOLD
+        patch.setattr(local_processes, "_MOST_LOOKS", 1)
         assert await real_doubt(scope) is None

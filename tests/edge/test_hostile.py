@@ -33,7 +33,7 @@ from tests.edge.hostile import (
     transport_of,
 )
 from tests.edge.test_video import Eye
-from visionagents_runner.edge import BrowserEdge, Media, background, door, join_room, sctp, vp8
+from visionagents_runner.edge import BrowserEdge, Media, background, ice_guard, join_room, sctp, vp8
 from visionagents_runner.edge.bounds import refused
 from visionagents_runner.edge.opus import OpusOut, seconds_in
 from visionagents_runner.edge.rtp import Missing, Statistics
@@ -145,8 +145,8 @@ async def test_only_so_many_addresses_are_asked_back():
             protocol.datagram_received(bytes(question), ("192.0.2.9", port))
         await asyncio.sleep(0.05)
         asked = {address for kind, address in sent if kind == stun.Class.REQUEST}
-        assert len(asked) <= door.MAX_ADDRESSES
-        assert len(connection._remote_candidates) <= door.MAX_ADDRESSES
+        assert len(asked) <= ice_guard.MAX_ADDRESSES
+        assert len(connection._remote_candidates) <= ice_guard.MAX_ADDRESSES
         assert nominated == {pair.remote_addr for pair in connection._nominated.values()}
         assert person.transport == "webrtc"
 
@@ -155,8 +155,8 @@ async def test_only_so_many_addresses_are_asked_back():
 
 
 async def test_who_sends_far_more_packets_than_any_browser_is_shut_out_in_words(monkeypatch, caplog):
-    monkeypatch.setattr(door, "PACKET_BURST", 50)
-    monkeypatch.setattr(door, "FLOOD_BURST", 100)
+    monkeypatch.setattr(ice_guard, "PACKET_BURST", 50)
+    monkeypatch.setattr(ice_guard, "FLOOD_BURST", 100)
     person = join_room("default", "c", "caller")
     page = Browser(person, hertz=None)
     await connected(person, page)
@@ -188,7 +188,7 @@ async def test_who_sends_more_streams_than_any_browser_is_shut_out_in_words():
         await transport_of(page)._send_rtp(rtp(1000 + number, number))
     told = await next_event(person, Media)
     assert (told.state, told.detail) == ("failed", "It sends more than 31 streams")
-    assert len(router.ssrc_table) <= door.MAX_STREAMS
+    assert len(router.ssrc_table) <= ice_guard.MAX_STREAMS
     person.leave()
     await page.close()
     await background.idle()

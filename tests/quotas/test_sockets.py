@@ -17,10 +17,10 @@ from visionagents_runner.auth import permissions
 from visionagents_runner.models import AgentSession, EndReason
 from visionagents_runner.quotas import holdings
 from visionagents_runner.store import database
-from visionagents_runner.websockets import door
-from visionagents_runner.websockets.door import _silent
+from visionagents_runner.websockets import share
 from visionagents_runner.websockets.feeds import list_hub, queries
 from visionagents_runner.websockets.feeds.list_hub import get_list_hub
+from visionagents_runner.websockets.share import _silent
 
 __all__ = ["allow_local", "nothing_listens_any_more", "serve", "server"]
 
@@ -29,7 +29,7 @@ ELSEWHERE = ("198.51.100.9", 50000)
 
 @pytest.fixture(autouse=True)
 def all_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "_told", quotas.bucket.Bucket(1e6, 1e6))
+    monkeypatch.setattr(share, "_told", quotas.bucket.Bucket(1e6, 1e6))
 
 
 async def told(socket: Socket) -> str:
@@ -160,7 +160,7 @@ async def test_feeds_of_sessions_count_with_those_of_the_list(serve: Serve, limi
 async def test_a_flood_of_refusals_is_refused_at_the_handshake(
     server: Server, limit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "_told", quotas.bucket.Bucket(0, 1))
+    monkeypatch.setattr(share, "_told", quotas.bucket.Bucket(0, 1))
     limit(openings_per_address="1/h")
     async with server.socket(peer=REMOTE):
         pass

@@ -9,7 +9,7 @@ import pytest
 
 from tests.agents import create_agent, join_call
 from visionagents_runner import AgentLauncher, Runner, ServeOptions, demo
-from visionagents_runner.auth import peers
+from visionagents_runner.auth import local_processes
 from visionagents_runner.auth.local_requests import warn_of_local_requests
 from visionagents_runner.auth.local_token import local_token, token_file
 from visionagents_runner.server.banner import print_ready, print_report, report_lines
@@ -71,7 +71,7 @@ def test_it_says_for_whom_local_requests_count_and_where_the_token_of_others_is(
     told = dict(report_lines(runner(), url="http://127.0.0.1:8000/", secrets=True))["local"]
     assert told.startswith("programs and browsers of this user need no sign-in")
     assert told.endswith(f"http://127.0.0.1:8000/local-access#{token}")
-    monkeypatch.setattr(peers, "can_tell", lambda: False)
+    monkeypatch.setattr(local_processes, "can_tell", lambda: False)
     told = dict(report_lines(runner(), url="http://127.0.0.1:8000/", secrets=True))["local"]
     assert told == f"in a browser open http://127.0.0.1:8000/local-access#{token}"
     monkeypatch.setenv("XDG_STATE_HOME", "/dev/null")

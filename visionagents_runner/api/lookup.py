@@ -125,7 +125,7 @@ def queued_and_restarted(row: AgentSession) -> dict[str, Any]:
 
 
 def restarted_as(row: AgentSession) -> AgentSession | None:
-    """Return the session that goes on for one that is lost, if there is one. Synchronous, for `store.read`."""
+    """Return the session that goes on for one that is lost, if there is one. Synchronous, for `database.read`."""
     return AgentSession.objects.filter(restart_of=row.pk).only("call_id", "started_by_id").first()
 
 

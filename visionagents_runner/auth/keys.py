@@ -25,7 +25,7 @@ from django.http import HttpRequest
 from ..exceptions import RunnerError
 from ..models import AgentKey
 from ..models.key import PREFIX_LENGTH, SECRET_LENGTH, Scope, digest_of
-from ..quotas import address_of_request, check_guess, note_valid, turn_to_look_up
+from ..quotas import address_of_request, check_guess, note_valid, one_look_up
 from ..store import database
 from ..utils.tasks import shared, spawn
 
@@ -132,7 +132,7 @@ async def verify(credential: str, *, address: str | None = None, since: float | 
         generation = _valid.generation
         look = partial(database.read, _look_up, form[1], digest)
         if since is None:
-            async with turn_to_look_up(digest):
+            async with one_look_up(digest):
                 answer, seconds = await look()
         else:
             answer, seconds = await shared(("key", digest), since, look)

@@ -16,7 +16,7 @@ from django.http import HttpRequest
 
 from ..conf.settings import get_settings
 from ..utils.request_headers import find_cookie
-from . import peers
+from . import local_processes
 from .local_token import COOKIE, PAGE, is_local_cookie, is_local_token, token_file
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ async def why_not_local(request: HttpRequest, runner: AgentRegistry, *, with_tok
         return ": a request that is allowed by a cookie needs an Origin header"
     if not all(map(is_loopback_address, facts.peers)):
         return f", or ask from the machine that this server runs on{_WITH_TOKEN}"
-    doubt = await peers.doubt(getattr(request, "scope", {}))
+    doubt = await local_processes.doubt(getattr(request, "scope", {}))
     return None if doubt is None else f": {doubt}, so it is not known to be a local request{_WITH_TOKEN}"
 
 

@@ -29,7 +29,7 @@ from django.utils.functional import SimpleLazyObject
 from ninja.errors import HttpError
 
 from ..models.key import Scope, digest_of
-from ..quotas import Who, address_of_request, check_guess, identity_behind, note_valid, turn_to_look_up
+from ..quotas import Who, address_of_request, check_guess, identity_behind, note_valid, one_look_up
 from ..store import calls, database
 from ..utils.request_headers import find_cookie
 from . import keys, stamps
@@ -348,7 +348,7 @@ async def _by_cookie(request: HttpRequest, permissions: tuple[str, ...]) -> Iden
         return who and replace(who, permissions=who.permissions.intersection(permissions))
     digest = digest_of(key)
     check_guess(digest, address_of_request(request))
-    async with turn_to_look_up(digest):
+    async with one_look_up(digest):
         found = await database.read(_user_of_session, key, permissions)
     if found is not None:
         note_valid(digest, f"user:{found.user_id}")

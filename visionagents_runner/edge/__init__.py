@@ -10,7 +10,7 @@ speaks and what agents do reaches people as events.
 | `edge`, `call`, `conversation`, `custom` | what an agent sees: `BrowserEdge` |
 | `media` | what one person says and hears, whichever way it travels |
 | `webrtc`, `opus`, `vp8` | one way: aiortc |
-| `offers`, `candidates`, `door`, `rtp`, `sctp` | what strangers may make of that way |
+| `offers`, `candidates`, `ice_guard`, `rtp`, `sctp` | what strangers may make of that way |
 | `pcm` | the other way: frames of 20 ms |
 | `voice`, `playout`, `pump`, `clock`, `audio` | the mix, every 20 ms |
 | `video` | one reader a track, the newest frame to all who watch |

@@ -2,7 +2,7 @@
 
 Nobody, by default: the addresses in an offer are what a stranger wrote, and a worker that asked them would scan its own
 network and send to third parties. It waits for the browser's question, which has to know the password of this very
-connection, and asks back where that came from (`door`). Browsers ask at once, so nothing is lost by it.
+connection, and asks back where that came from (`ice_guard`). Browsers ask at once, so nothing is lost by it.
 
 Only where ``ICE_SERVERS`` is set may the worker be behind a NAT, which lets nobody in before the worker has sent
 something out. Then it asks the first few candidates that a browser elsewhere could have: UDP, from port 1024 on, at a

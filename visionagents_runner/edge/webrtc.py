@@ -32,7 +32,7 @@ from ..utils.tasks import spawn
 from .audio import Samples
 from .background import in_background
 from .bounds import refused
-from .door import Door
+from .ice_guard import IceGuard
 from .offers import BadOffer, Offer, has_candidates, limit_video
 from .opus import OpusIn, OpusOut, opus_only
 from .rtp import RtpWatch, take_decoder
@@ -160,7 +160,7 @@ class Peer:
         # There are no sockets yet: they come with the answer.
         for transport in {*self._transports()} - self._watched:
             self._watched.add(transport)
-            Door(transport.transport._connection, self._refuse)
+            IceGuard(transport.transport._connection, self._refuse)
             RtpWatch(transport, self._refuse)
         sctp = self._connection.sctp
         if sctp is not None and sctp not in self._watched:

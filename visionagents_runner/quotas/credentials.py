@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import AbstractAsyncContextManager, nullcontext
 
-from .gate import one_by_one
+from .concurrency import one_by_one
 from .rates import spend
 
 _MOST = 4096
@@ -45,7 +45,7 @@ def check_guess(digest: str, address: str | None) -> None:
         spend("credentials", address=address)
 
 
-def turn_to_look_up(digest: str) -> AbstractAsyncContextManager[None]:
+def one_look_up(digest: str) -> AbstractAsyncContextManager[None]:
     """Wait for one's turn to look up a credential: only those that counted lately are looked up side by side.
 
     So somebody who has just signed in gets in, from however many addresses others guess, and whoever is known waits for

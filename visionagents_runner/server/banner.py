@@ -15,7 +15,7 @@ from rich.text import Text
 
 from .. import __version__
 from ..asgi.prefixes import included_prefixes
-from ..auth import peers
+from ..auth import local_processes
 from ..auth.local_requests import local_counts
 from ..auth.local_token import local_token, page_url, token_file
 from ..conf.settings import get_settings
@@ -111,7 +111,7 @@ def _local(runner: AgentRegistry, url: str, secrets: bool) -> str:
     """Return for whom local requests count, and how the rest of this machine's owner shows who they are."""
     if runner.options.api is not None or not local_counts(runner):
         return ""
-    known = "programs and browsers of this user need no sign-in" if peers.can_tell() else ""
+    known = "programs and browsers of this user need no sign-in" if local_processes.can_tell() else ""
     token = local_token()
     if token is None:
         how = f"there is no token for others: {token_file().parent} cannot be written"

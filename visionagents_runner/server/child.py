@@ -15,7 +15,7 @@ from ..exceptions import RunnerConfigurationError
 from .exit import leave_if_held
 from .lifecycle import Life, prepared_application
 from .options import ProcessOptions, configure_process
-from .subprocess import STARTUP_FAILURE, Order, Supervised, take_place
+from .subprocess import STARTUP_FAILURE, Order, Supervised, become_supervised
 from .uvicorn import serve_uvicorn
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def serve_supervised(runner: AgentRegistry, supervised: Supervised, **options: U
 def work(connection: Connection, listener: socket.socket, order: Order, late: bool) -> None:
     """Be a worker: what a process that a supervisor spawned does, from its beginning to its end."""
     supervised = Supervised(connection, listener, late=late)
-    take_place(supervised)
+    become_supervised(supervised)
     # A hangup is the supervisor's affair. Not SIG_IGN, which the programs that agents run would inherit; they do where
     # somebody else wants it (nohup).
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:

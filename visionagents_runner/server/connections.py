@@ -333,7 +333,7 @@ class Watch:
         return len(self._all) - sockets, sockets
 
 
-class Gate(socket.socket):
+class BoundedListener(socket.socket):
     """A listening socket that accepts no more than its watch has room for, and some at a time.
 
     asyncio's and Twisted's own loops accept until the system refuses, and then log each attempt.

@@ -21,7 +21,7 @@ from ..asgi.body_limit import limit_of, refusal, small_limit
 from ..conf.settings import get_settings
 from ..exceptions import RunnerConfigurationError
 from ..worker.process import sweep
-from .connections import BODY_READ_BYTES, READ_BYTES, Gate, Phase, Watch
+from .connections import BODY_READ_BYTES, READ_BYTES, BoundedListener, Phase, Watch
 from .lifecycle import Life
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ class OrderedDaphne(Server):  # type: ignore[misc]  # daphne is not typed
 
     def listen_success(self, port: Any) -> None:
         super().listen_success(port)
-        gate = Gate(port.socket, self.watch)
+        bounded = BoundedListener(port.socket, self.watch)
         port.stopReading()
         port.socket.close()
-        port.socket, port.fileno = gate, gate.fileno
+        port.socket, port.fileno = bounded, bounded.fileno
         port.startReading()
 
     def kill_all_applications(self) -> Any:

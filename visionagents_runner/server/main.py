@@ -19,7 +19,7 @@ from .exit import leave_if_held
 from .lifecycle import Life, prepared_application
 from .options import ProcessOptions, configure_process
 from .sockets import listen, url_of
-from .subprocess import place
+from .subprocess import this_supervised
 from .uvicorn import serve_uvicorn
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def serve(
         "log_format": log_format,
         "debug": debug,
     }
-    if (supervised := place()) is not None:
+    if (supervised := this_supervised()) is not None:
         serve_supervised(runner, supervised, **how)
         return
     began = time.monotonic()

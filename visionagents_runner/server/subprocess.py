@@ -76,16 +76,16 @@ class Supervised:
             self._on_orphaned()
 
 
-_place: Supervised | None = None
+_this: Supervised | None = None
 
 
-def take_place(supervised: Supervised) -> None:
+def become_supervised(supervised: Supervised) -> None:
     """Make this process a worker under a supervisor; whoever serves it is one server with its workers."""
-    global _place
-    _place = supervised
+    global _this
+    _this = supervised
     add_server_process(os.getppid())
 
 
-def place() -> Supervised | None:
+def this_supervised() -> Supervised | None:
     """Return this process's place under a supervisor, if it has one."""
-    return _place
+    return _this

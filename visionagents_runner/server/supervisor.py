@@ -45,7 +45,7 @@ _ENDING_TICK_SECONDS = 0.2
 def supervise(
     runner: AgentRegistry, listener: socket.socket, *, workers: int, options: ProcessOptions, began: float
 ) -> None:
-    """Have ``workers`` processes serve ``listener``, each as `server.serve` with ``options``, until told to end.
+    """Have ``workers`` processes serve ``listener``, each as `server.main.serve` with ``options``, until told to end.
 
     Raises:
         RunnerConfigurationError: they cannot start, or die again and again.

@@ -14,7 +14,7 @@ from ..asgi.application import AgentsApplication
 from ..conf.settings import get_settings
 from ..utils.http_answer import answer
 from ..worker.process import sweep
-from .connections import BODY_READ_BYTES, MOST_HEAD_BYTES, READ_BYTES, Gate, Phase, Watch, read_at_once
+from .connections import BODY_READ_BYTES, MOST_HEAD_BYTES, READ_BYTES, BoundedListener, Phase, Watch, read_at_once
 from .lifecycle import LAST_REQUESTS_SECONDS, Life
 
 
@@ -37,7 +37,7 @@ class OrderedServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         _watch_connections(self.config, self.watch)
         self._listeners = sockets or []
-        await super().startup(sockets=[Gate(listener, self.watch) for listener in self._listeners])
+        await super().startup(sockets=[BoundedListener(listener, self.watch) for listener in self._listeners])
         self.watch.start(asyncio.get_running_loop())
         if not self.listens:
             self.stop_listening()

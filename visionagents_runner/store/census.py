@@ -37,7 +37,7 @@ class Census:
     workers: dict[str, int]
     """By state, one of them "silent": no heartbeat for longer than WORKER_TTL."""
     queues: dict[tuple[str, str], Queue]
-    """By agent and what they wait for, one of `waiting.FOR`."""
+    """By agent and what they wait for, one of `queue_stats.FOR`."""
     capacity: int | None
     """Of the workers that run and are not silent; None if one has no limit."""
 

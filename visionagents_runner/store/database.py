@@ -38,7 +38,7 @@ _MOST_LOCKS_SECONDS = 10.0
 _IDLE_SECONDS = 5.0
 
 
-class _Lane:
+class _QueryThread:
     """One thread with a connection of its own, outside any pool, which outlives the single query but not an error.
 
     ``seconds()`` is how long the database may take to answer it: nothing here is worth waiting for longer, and a
@@ -143,10 +143,10 @@ def _pulse_seconds() -> float:
     return get_settings().WORKER_TTL / 3
 
 
-_writer = _Lane("visionagents-writer", lambda: _QUERY_SECONDS)
-_readers = [_Lane(f"visionagents-reader-{number}", lambda: _QUERY_SECONDS) for number in range(_READERS)]
-_pulse = _Lane("visionagents-pulse", _pulse_seconds)
-_reaper = _Lane("visionagents-reaper", lambda: _QUERY_SECONDS)
+_writer = _QueryThread("visionagents-writer", lambda: _QUERY_SECONDS)
+_readers = [_QueryThread(f"visionagents-reader-{number}", lambda: _QUERY_SECONDS) for number in range(_READERS)]
+_pulse = _QueryThread("visionagents-pulse", _pulse_seconds)
+_reaper = _QueryThread("visionagents-reaper", lambda: _QUERY_SECONDS)
 
 
 async def read(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -66,7 +66,7 @@ def configure_logging(
         # Every single word that people and agents say, at INFO: too much to read, and not for every reader of a log.
         logging.getLogger("vision_agents.core.agents.inference").setLevel(logging.WARNING)
         logging.getLogger("vision_agents.core.agents.agents").addFilter(_without_words)
-    # What a server says of itself at INFO is for its developers; `report` says what users want to know.
+    # What a server says of itself at INFO is for its developers; `server.banner` says what users want to know.
     for name in ("daphne.server", "daphne.http_protocol", "daphne.ws_protocol", "uvicorn.error"):
         if http != "DEBUG":
             logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,8 +1,8 @@
 """`WebhookSender`: sends what is due, tries again what failed, and never lets one endpoint hold up another.
 
-It lives on an event loop, but what could hold that up happens elsewhere: queries in the threads of `store`, names are
-resolved and certificates are read in threads of their own. Any number of processes may send at once: each attempt is
-claimed by its row.
+It lives on an event loop, but what could hold that up happens elsewhere: queries in the threads of `store.database`,
+names are resolved and certificates are read in threads of their own. Any number of processes may send at once: each
+attempt is claimed by its row.
 """
 
 from __future__ import annotations

@@ -20,11 +20,11 @@ from ..exceptions import RunnerConfigurationError, TooMany
 from ..registry import get_runner
 from . import protocol
 from .calls.client import CallClient
-from .door import Door, refuse
 from .feeds.list_viewer import ListViewer
 from .feeds.session_viewer import UNACKED, SessionViewer
 from .handshake import HandshakeRequest
 from .protocol import Code, Fatal
+from .share import SocketShare, refuse
 from .socket import CallSocket, Handler, Receive, Send
 
 if TYPE_CHECKING:
@@ -71,17 +71,17 @@ class _Consumer(AsyncConsumer, ABC):  # type: ignore[misc]
             return
         try:
             identity = likely_identity(HandshakeRequest(scope))
-            door = Door(scope, identity=identity, is_feed=self._is_feed)
+            share = SocketShare(scope, identity=identity, is_feed=self._is_feed)
         except TooMany as error:
             await refuse(scope, send, error)
             return
         try:
             await send({"type": "websocket.accept"})
-            socket = CallSocket(receive, send, unacked=self._unacked, door=door)
-            door.open(socket)
+            socket = CallSocket(receive, send, unacked=self._unacked, share=share)
+            share.open(socket)
             await self._serve(socket, scope, target)
         finally:
-            door.close()
+            share.close()
 
     async def _serve(self, socket: CallSocket, scope: Mapping[str, Any], target: Any) -> None:
         try:

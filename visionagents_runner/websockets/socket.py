@@ -18,8 +18,8 @@ from typing import Any, Protocol, TypeAlias
 from ..quotas.bucket import Bucket
 from ..utils.tasks import spawn
 from . import protocol
-from .door import Door
 from .protocol import Code, Fatal
+from .share import SocketShare
 
 Receive: TypeAlias = Callable[[], Awaitable[Mapping[str, Any]]]
 Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
@@ -49,9 +49,11 @@ class Handler(Protocol):
 class CallSocket:
     """An accepted WebSocket. `post` queues messages; `serve` runs it."""
 
-    def __init__(self, receive: Receive, send: Send, *, unacked: int | None = None, door: Door | None = None) -> None:
+    def __init__(
+        self, receive: Receive, send: Send, *, unacked: int | None = None, share: SocketShare | None = None
+    ) -> None:
         """``unacked`` is how many text messages may be under way, if not as many as of a call."""
-        self._door = door
+        self._share = share
         self._receive = receive
         self._send = send
         self._unacked_limit = unacked
@@ -122,8 +124,8 @@ class CallSocket:
         Raises:
             TooMany: they have as many as they may.
         """
-        if self._door is not None:
-            self._door.identify(identity)
+        if self._share is not None:
+            self._share.identify(identity)
 
     def fail(self, error: BaseException) -> None:
         """End the connection with ``error``; the first one counts."""
@@ -197,8 +199,8 @@ class CallSocket:
             self._on_pong(message.get("t"))
         else:
             handler.on_message(kind, message)
-            if self._door is not None and handler.greeted:
-                self._door.greet()
+            if self._share is not None and handler.greeted:
+                self._share.greet()
 
     def _on_frame(self, handler: Handler, frame: bytes) -> None:
         if len(frame) != protocol.FRAME_BYTES:

@@ -1,4 +1,4 @@
-"""`ControlDesk`: a worker's side of what other processes want of its sessions: that they close, or speak.
+"""`SessionControl`: a worker's side of what other processes want of its sessions: that they close, or speak.
 
 What is wanted stands in the database, where each poll looks for it; messages only say that it is worth a look now.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class ControlDesk:
+class SessionControl:
     """One a worker. Call it on the worker's event loop."""
 
     def __init__(self, worker: AgentWorker) -> None:

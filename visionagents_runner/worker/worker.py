@@ -25,7 +25,7 @@ from ..telemetry.looplag import LoopLag
 from ..utils.process import identify
 from ..utils.tasks import spawn
 from ..webhooks.sender import WebhookSender
-from .control import ControlDesk
+from .control import SessionControl
 from .current import current_worker, set_current_worker
 from .lease import Lease, boot_time
 from .services import Services
@@ -58,7 +58,7 @@ class AgentWorker:
         self.closing_reason = EndReason.DRAINED
         self.warm_up_error = ""
         self.lease = Lease(self._stop_what_may_go_on_elsewhere)
-        self.control = ControlDesk(self)
+        self.control = SessionControl(self)
         self.recorder = Recorder()
         self.webhooks = WebhookSender()
         settings = get_settings()

@@ -23,7 +23,7 @@ from tests.dispatch.test_dispatch import is_active, kinds_of
 from tests.processes import child
 from visionagents_runner.dispatch import claimer
 from visionagents_runner.dispatch.claimer import Claimer, Placed
-from visionagents_runner.dispatch.procrastinate import gate
+from visionagents_runner.dispatch.procrastinate import job_manager
 from visionagents_runner.dispatch.procrastinate import worker as engine
 from visionagents_runner.models import AgentSession
 from visionagents_runner.store import errors
@@ -112,8 +112,8 @@ async def test_while_procrastinate_has_no_database_the_poll_goes_on(
     monkeypatch.setattr(
         engine, "connector_params", lambda alias: real(alias) if there else {**real(alias), "dbname": "nowhere"}
     )
-    monkeypatch.setattr(gate, "_FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(gate, "_LAST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(job_manager, "_FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(job_manager, "_LAST_PAUSE_SECONDS", 0.05)
     await host()
     for call in ("one", "two"):
         row = await AgentSession.objects.adispatch(call)

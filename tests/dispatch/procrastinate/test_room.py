@@ -14,7 +14,7 @@ from tests.dispatch.test_dispatch import is_active
 from tests.processes import child
 from visionagents_runner import AgentLauncher
 from visionagents_runner.dispatch.claimer import Claimer, Placed
-from visionagents_runner.dispatch.procrastinate import gate
+from visionagents_runner.dispatch.procrastinate import job_manager
 from visionagents_runner.models import AgentSession, SessionStatus, Worker
 from visionagents_runner.store import database, session_rows
 
@@ -122,7 +122,7 @@ async def test_what_never_finds_room_is_left_to_the_poll_in_the_end(
         return placed
 
     monkeypatch.setattr(Claimer, "place", place)
-    monkeypatch.setattr(gate, "_FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(job_manager, "_FIRST_PAUSE_SECONDS", 0.001)
     await host()
     row = await AgentSession.objects.adispatch("call")
     await until(lambda: bool(tries))

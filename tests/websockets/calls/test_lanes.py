@@ -12,8 +12,8 @@ import pytest
 
 from tests.conftest import until
 from visionagents_runner.websockets import protocol
-from visionagents_runner.websockets.calls import relay_link
-from visionagents_runner.websockets.calls.relay_link import Lane, Peer
+from visionagents_runner.websockets.calls import other_worker
+from visionagents_runner.websockets.calls.other_worker import Lane, OtherWorker
 
 Message = dict[str, Any]
 
@@ -51,7 +51,7 @@ class Layer:
         self.lost: list[Message] = []
         self.times: Callable[[Message], int] = lambda message: 1
         """How often a message arrives."""
-        self.to: Peer
+        self.to: OtherWorker
 
     def send(self, group: str, message: Message) -> bool:
         self.sent.append(message)
@@ -69,8 +69,8 @@ class Pair:
     def __init__(self) -> None:
         ids = uuid.uuid4(), uuid.uuid4()
         self.there, self.back = Layer(), Layer()
-        self.one = Peer(self.there, ids[0], ids[1])  # type: ignore[arg-type]
-        self.two = Peer(self.back, ids[1], ids[0])  # type: ignore[arg-type]
+        self.one = OtherWorker(self.there, ids[0], ids[1])  # type: ignore[arg-type]
+        self.two = OtherWorker(self.back, ids[1], ids[0])  # type: ignore[arg-type]
         self.there.to, self.back.to = self.two, self.one
         self.mine, self.theirs = Ear(), Ear()
         self.lane = self.open("key", self.mine, self.theirs)
@@ -82,7 +82,7 @@ class Pair:
 
 @pytest.fixture
 async def pair(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(relay_link, "AUDIO_SECONDS", 0.0)
+    monkeypatch.setattr(other_worker, "AUDIO_SECONDS", 0.0)
     pair = Pair()
     yield pair
     pair.one.dispose()
@@ -97,7 +97,7 @@ def frames() -> Iterator[bytes]:
 
 async def test_audio_goes_on_after_a_whole_window_of_it_was_lost(pair: Pair, frames: Iterator[bytes]) -> None:
     pair.there.times = lambda message: 0
-    while len(pair.there.lost) < relay_link.WINDOW:
+    while len(pair.there.lost) < other_worker.WINDOW:
         pair.lane.send_frame(next(frames))
         await asyncio.sleep(0)
     pair.there.times = lambda message: 1
@@ -112,7 +112,7 @@ async def test_a_new_lane_is_heard_after_a_window_of_an_earlier_one_was_lost(
     pair: Pair, frames: Iterator[bytes]
 ) -> None:
     pair.there.times = lambda message: 0
-    while len(pair.there.lost) < relay_link.WINDOW:
+    while len(pair.there.lost) < other_worker.WINDOW:
         pair.lane.send_frame(next(frames))
         await asyncio.sleep(0)
     pair.there.times = lambda message: 1
@@ -126,7 +126,7 @@ async def test_a_new_lane_is_heard_after_a_window_of_an_earlier_one_was_lost(
 async def test_what_the_layer_delivers_twice_counts_once(pair: Pair, frames: Iterator[bytes]) -> None:
     pair.there.times = pair.back.times = lambda message: 2
     sent, said = [], []
-    for number in range(3 * relay_link.WINDOW):
+    for number in range(3 * other_worker.WINDOW):
         sent.append(next(frames))
         said.append(f"text {number}")
         pair.lane.send_frame(sent[-1])

@@ -22,7 +22,7 @@ from visionagents_runner.websockets import protocol
 from visionagents_runner.websockets.calls import client, relocation
 from visionagents_runner.websockets.calls.location import home_of
 from visionagents_runner.websockets.calls.relay import Relay
-from visionagents_runner.websockets.calls.remote_client import MOVED, FarMember
+from visionagents_runner.websockets.calls.relayed_client import MOVED, RelayedClient
 from visionagents_runner.worker.current import current_worker
 
 far, redis_layer, server = relayed.far, relayed.redis_layer, relayed.server
@@ -374,15 +374,15 @@ async def test_who_is_led_on_while_being_let_in_and_knows_of_no_moves_is_told_to
 
 def lead_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the next worker that lets somebody in from here say in the same breath that the agent is elsewhere now."""
-    take_text, led = FarMember.take_text, []
+    take_text, led = RelayedClient.take_text, []
 
-    def take_text_and_go(self: FarMember, text: str) -> None:
+    def take_text_and_go(self: RelayedClient, text: str) -> None:
         take_text(self, text)
         if not led:
             led.append(self)
             self.over(MOVED, "")
 
-    monkeypatch.setattr(FarMember, "take_text", take_text_and_go)
+    monkeypatch.setattr(RelayedClient, "take_text", take_text_and_go)
 
 
 async def test_nobody_looks_for_agents_elsewhere_while_there_is_one_here(server: Server, far: Far) -> None:

@@ -24,7 +24,7 @@ from tests.websockets.calls.relayed import URL, Far, far_process
 from visionagents_runner.edge import find_room
 from visionagents_runner.messaging.layer import deliver, get_layer, get_link, worker_group
 from visionagents_runner.websockets import protocol
-from visionagents_runner.websockets.calls import relay, relay_link
+from visionagents_runner.websockets.calls import other_worker, relay
 from visionagents_runner.websockets.calls.relay import Relay
 from visionagents_runner.worker.current import current_worker
 
@@ -202,21 +202,21 @@ class Nowhere:
 async def test_a_worker_that_takes_nothing_has_nothing_pile_up_for_it(server: Server) -> None:
     link = get_link()
     assert link is not None
-    peer = relay_link.Peer(link, uuid.uuid4(), uuid.uuid4())
-    lane = peer.open("key", Nowhere(), confirmed=True)
+    other = other_worker.OtherWorker(link, uuid.uuid4(), uuid.uuid4())
+    lane = other.open("key", Nowhere(), confirmed=True)
     posted = 0
     while lane.post(json.dumps("x" * 1000)):
         posted += 1
         await asyncio.sleep(0)
-    assert posted < (relay_link.WINDOW + 1) * protocol.OUTBOX_SIZE
+    assert posted < (other_worker.WINDOW + 1) * protocol.OUTBOX_SIZE
     assert len(lane._texts) == protocol.OUTBOX_SIZE
     for _ in range(1000):
         lane.send_frame(bytes(1920))
-    assert lane.dropped >= 1000 - 2 * relay_link.FRAMES_WAITING
-    assert len(lane._frames) <= relay_link.FRAMES_WAITING
+    assert lane.dropped >= 1000 - 2 * other_worker.FRAMES_WAITING
+    assert len(lane._frames) <= other_worker.FRAMES_WAITING
     lane.close()
-    peer.dispose()
-    assert worker_group(peer.id) not in link._entered
+    other.dispose()
+    assert worker_group(other.id) not in link._entered
 
 
 async def test_what_was_said_last_arrives_before_the_word_that_a_worker_ends(server: Server) -> None:
@@ -232,7 +232,7 @@ async def test_what_was_said_last_arrives_before_the_word_that_a_worker_ends(ser
     told = {"call": ["default", "my-call"], "admission": admission, "name": "Caller", "agents": []}
     await deliver(layer, mine, {"type": "relay.open", "key": "a", "from": str(other), **told})
     await until(lambda: any(each.get("lanes") for each in came))
-    [lane] = worker.services.get(Relay)._peers[other].lanes.values()
+    [lane] = worker.services.get(Relay)._others[other].lanes.values()
     for number in range(50):
         lane.post(f"last {number}")
     await worker.services.get(Relay).close()
@@ -352,8 +352,8 @@ async def test_an_end_for_a_reason_that_is_not_known_here_sends_the_client_back(
     assert worker is not None
     async with server.socket() as socket:
         await socket.hello()
-        [(theirs, peer)] = worker.services.get(Relay)._peers.items()
-        [key] = peer.lanes
+        [(theirs, other)] = worker.services.get(Relay)._others.items()
+        [key] = other.lanes
         over = {"type": "relay.over", "from": str(theirs), "key": key, "code": "full_moon", "detail": "Come again"}
         await deliver(get_layer(), worker_group(worker.id), over)
         assert await socket.end() == ("going_away", 4503)

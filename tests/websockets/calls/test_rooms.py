@@ -29,7 +29,7 @@ from visionagents_runner.exceptions import CallHidden
 from visionagents_runner.models import AgentSession
 from visionagents_runner.store import calls, session_limits, session_rows
 from visionagents_runner.websockets.calls import access, member
-from visionagents_runner.websockets.calls.relay_link import Lane
+from visionagents_runner.websockets.calls.other_worker import Lane
 
 __all__ = ["afresh"]
 

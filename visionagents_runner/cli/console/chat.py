@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from rich.console import Console
 
+from .connection import AgentConnection, connect
 from .events import describe, short, subscribe, worth_listing
 from .lines import LineReader
-from .link import Link, connect
 from .screen import PlainScreen, Screen, TerminalScreen
 from .turn import Turn
 
@@ -79,12 +79,12 @@ class _Chat:
 
     async def run(self) -> None:
         unsubscribe: Callable[[], None] | None = None
-        link: Link | None = None
+        connection: AgentConnection | None = None
         left = ended_it = False
         try:
-            link = await self._unless_ended(connect(self._session, self))
+            connection = await self._unless_ended(connect(self._session, self))
             unsubscribe = subscribe(self._session.agent, self._on_event, *worth_listing())
-            await (self._converse(link) if self._interactive else self._relay(link))
+            await (self._converse(connection) if self._interactive else self._relay(connection))
             left = True
         except _CallEnded:
             if self._interactive:
@@ -92,8 +92,8 @@ class _Chat:
         finally:
             if unsubscribe is not None:
                 unsubscribe()
-            if link is not None:
-                ended_it = link.leave(end=left)
+            if connection is not None:
+                ended_it = connection.leave(end=left)
             self._reader.close()
             self._screen.close()
             for task in self._tasks:
@@ -104,9 +104,9 @@ class _Chat:
 
     # The two ways to chat
 
-    async def _converse(self, link: Link) -> None:
+    async def _converse(self, connection: AgentConnection) -> None:
         """At a terminal: lines come whenever they come."""
-        link.enter()
+        connection.enter()
         self._screen.line("Type to talk. /help lists what else there is.")
         self._prompt()
         while (line := await self._unless_ended(self._reader.readline())) is not None:
@@ -115,18 +115,18 @@ class _Chat:
             if text == "/quit":
                 return
             if text and not text.startswith("/"):
-                await self._ask(link, text)
+                await self._ask(connection, text)
             else:
                 self._command(text)
                 self._prompt()
 
-    async def _relay(self, link: Link) -> None:
+    async def _relay(self, connection: AgentConnection) -> None:
         """From a pipe: one line, one reply."""
         line = await self._unless_ended(self._reader.readline())
         if line is None:
             await asyncio.wait({self._ended})
             raise _CallEnded
-        link.enter()
+        connection.enter()
         # An agent that greets does it now; without this its greeting would stand below the first line.
         with suppress(TimeoutError):
             await self._unless_ended(asyncio.wait_for(self._spoke.wait(), _GREETING_SECONDS))
@@ -138,7 +138,7 @@ class _Chat:
                 if text.startswith("/"):
                     self._command(text)
                 else:
-                    turn = await self._ask(link, text)
+                    turn = await self._ask(connection, text)
                     await self._unless_ended(turn.done.wait())
                     self._report(turn)
             line = await self._unless_ended(self._reader.readline())
@@ -155,7 +155,7 @@ class _Chat:
 
     # Turns
 
-    async def _ask(self, link: Link, text: str) -> Turn:
+    async def _ask(self, connection: AgentConnection, text: str) -> Turn:
         from vision_agents.core.llm.realtime import Realtime
 
         agent = self._session.agent
@@ -164,7 +164,7 @@ class _Chat:
         turn = self._turn = Turn(realtime=isinstance(agent.llm, Realtime))
         self._spawn(self._report_when_done(turn))
         try:
-            await self._unless_ended(link.say(text))
+            await self._unless_ended(connection.say(text))
         except _CallEnded:
             raise
         except Exception as error:

@@ -24,7 +24,7 @@ from ...store import errors, session_rows
 from ...utils.tasks import spawn
 from ..claimer import Claimer, Placed
 from .choice import sessions_database
-from .gate import Gate, cause_of, pause
+from .job_manager import RoomJobManager, cause_of, pause
 from .jobs import TASK, queue_name
 
 if TYPE_CHECKING:
@@ -99,11 +99,13 @@ class ProcrastinateEngine:
         # A pool without a server would try, and tell of it, again and again.
         await (await psycopg.AsyncConnection.connect(**parameters)).close()
         connector = PsycopgConnector(kwargs=parameters, min_size=1, max_size=_CONNECTIONS, timeout=_CONNECT_SECONDS)
-        gate = Gate(connector, claimer, listen=defaults.get("listen_notify", True), on_answer=self._answered)
-        app = self._app(gate, claimer)
-        undo = claimer.on_room_change(gate.room_changed)
+        manager = RoomJobManager(
+            connector, claimer, listen=defaults.get("listen_notify", True), on_answer=self._answered
+        )
+        app = self._app(manager, claimer)
+        undo = claimer.on_room_change(manager.room_changed)
         try:
-            async with app.open_async(), _while_open(self._sweep(gate)):
+            async with app.open_async(), _while_open(self._sweep(manager)):
                 await app.run_worker_async(
                     queues=[queue_name(agent) for agent in claimer.agents],
                     name="agents",
@@ -119,10 +121,10 @@ class ProcrastinateEngine:
         finally:
             undo()
 
-    def _app(self, gate: Gate, claimer: Claimer) -> App:
+    def _app(self, manager: RoomJobManager, claimer: Claimer) -> App:
         """Return an app of its own: neither the project's tasks nor its periodic ones are this worker's."""
-        app = App(connector=gate.connector)
-        app.job_manager = gate
+        app = App(connector=manager.connector)
+        app.job_manager = manager
 
         @app.task(name=TASK)
         async def place(session: str, attempt: int = 0) -> str:
@@ -140,15 +142,15 @@ class ProcrastinateEngine:
             self._in_trouble = False
             logger.info("Procrastinate's worker is back")
 
-    async def _sweep(self, gate: Gate) -> None:
+    async def _sweep(self, manager: RoomJobManager) -> None:
         """Delete the jobs, and the registrations, of workers that were killed. The sessions are found without."""
         while True:
             try:
-                for job in await gate.get_stalled_jobs(task_name=TASK, seconds_since_heartbeat=_STALLED_SECONDS):
+                for job in await manager.get_stalled_jobs(task_name=TASK, seconds_since_heartbeat=_STALLED_SECONDS):
                     assert job.id is not None
                     with suppress(ConnectorException):  # another worker was faster
-                        await gate.finish_job_by_id_async(job.id, Status.ABORTED, delete_job=True)
-                await gate.prune_stalled_workers(_STALLED_SECONDS)
+                        await manager.finish_job_by_id_async(job.id, Status.ABORTED, delete_job=True)
+                await manager.prune_stalled_workers(_STALLED_SECONDS)
             except ConnectorException:
                 pass
             except AppNotOpen:

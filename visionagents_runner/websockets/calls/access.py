@@ -6,8 +6,8 @@ The rule, for whoever comes without an invitation:
     the call they may see every one, or one is their own.
 
 Why the last: a session hears its whole call, and is read by its owner, so nobody is locked out of a call whose session
-is theirs. That nobody buys this right by starting a second session on a call is `store.Visible`'s. What they may see is
-always what the rule for viewing says (`permissions.Access.sees`).
+is theirs. That nobody buys this right by starting a second session on a call is `store.calls.Visible`'s. What they may
+see is always what the rule for viewing says (`permissions.Access.sees`).
 
 An invitation opens the call only as far as whoever made its session may: its bearer may be there while that session
 lives, and its maker has an active account and may still start sessions, or read transcripts. Who has no name here

@@ -24,7 +24,7 @@ from . import access
 from .location import home_of
 from .member import CallMember, Guest
 from .relay import Relay
-from .remote_client import Answer, FarMember
+from .relayed_client import Answer, RelayedClient
 
 if TYPE_CHECKING:
     import uuid
@@ -234,7 +234,7 @@ class CallClient:
         relay = None if worker is None else worker.services.get(Relay)
         if relay is None or not relay.is_open:
             raise Fatal(Code.GOING_AWAY, "The server is going away: join again in a moment")
-        member = FarMember(self, relay, home, guest)
+        member = RelayedClient(self, relay, home, guest)
         try:
             answer = await member.join()
         except BaseException:

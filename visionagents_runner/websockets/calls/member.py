@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ...conf.settings import get_settings
 from ...exceptions import TooMany
-from ...quotas import spend, turn_of
+from ...quotas import few_at_once, spend
 from ...store.errors import DATABASE_ERRORS
 from ...utils.tasks import spawn
 from ...utils.validation import call_key
@@ -297,7 +297,7 @@ class CallMember:
         from ...edge import BadOffer, NoMedia
 
         try:
-            async with self._negotiating, asyncio.timeout(_OFFER_SECONDS), turn_of("media"):
+            async with self._negotiating, asyncio.timeout(_OFFER_SECONDS), few_at_once("media"):
                 answer = await person.negotiate(sdp)
         except BadOffer as error:
             problem = Refused(Code.BAD_OFFER, str(error))

@@ -16,7 +16,7 @@ from ...messaging.layer import Link, Message, deliver, get_layer, get_link, work
 from ...utils.tasks import spawn
 from ...worker.services import Service
 from ..protocol import Code
-from .relay_link import BEAT_SECONDS, SILENCE_SECONDS, End, Lane, Peer
+from .other_worker import BEAT_SECONDS, SILENCE_SECONDS, End, Lane, OtherWorker
 
 if TYPE_CHECKING:
     from ...worker.worker import AgentWorker
@@ -39,7 +39,7 @@ class Relay(Service):
         self._id = worker.id
         self._link: Link | None = None
         self._undo: Callable[[], None] | None = None
-        self._peers: dict[uuid.UUID, Peer] = {}
+        self._others: dict[uuid.UUID, OtherWorker] = {}
         self._members: set[asyncio.Task[None]] = set()
         self._came: deque[str] = deque(maxlen=_KEYS_KEPT)
         """Keys of those who came last, whether they are still here or not."""
@@ -52,7 +52,7 @@ class Relay(Service):
     @property
     def lanes(self) -> int:
         """How many people are relayed, either way."""
-        return sum(len(peer.lanes) for peer in self._peers.values())
+        return sum(len(other.lanes) for other in self._others.values())
 
     @property
     def in_use(self) -> bool:
@@ -67,11 +67,11 @@ class Relay(Service):
         """Tell the other workers that all is over here, and those clients whose agents are elsewhere."""
         if self._link is None or self._undo is None:
             return
-        layer, peers = get_layer(), list(self._peers.values())
+        layer, others = get_layer(), list(self._others.values())
         try:
             async with asyncio.timeout(_LAST_SECONDS):
-                byes = [(worker_group(peer.id), peer.bye()) for peer in peers]
-                while self._link.waiting and peers:  # noqa: ASYNC110
+                byes = [(worker_group(other.id), other.bye()) for other in others]
+                while self._link.waiting and others:  # noqa: ASYNC110
                     await asyncio.sleep(0.005)
                 for group, bye in byes:  # once more, because the link may close in the middle of the last one
                     await deliver(layer, group, bye)
@@ -87,8 +87,8 @@ class Relay(Service):
         if self._undo is not None:
             self._undo()
             self._undo = None
-        for peer in list(self._peers.values()):
-            self._lose(peer, "The server is going away")
+        for other in list(self._others.values()):
+            self._lose(other, "The server is going away")
         for task in self._members:
             task.cancel()
         if self._beating is not None:
@@ -99,10 +99,10 @@ class Relay(Service):
 
     def knock(self, home: uuid.UUID, end: End, guest: Guest) -> Lane:
         """Ask another worker to let somebody into its room."""
-        peer = self._peer(home)
-        lane = peer.open(uuid.uuid4().hex, end, confirmed=False)
+        other = self._other(home)
+        lane = other.open(uuid.uuid4().hex, end, confirmed=False)
         told = {"call": list(guest.call), "admission": asdict(guest.admission), "name": guest.name}
-        peer.send({"type": "relay.open", "key": lane.key, "agents": list(guest.agents), **told})
+        other.send({"type": "relay.open", "key": lane.key, "agents": list(guest.agents), **told})
         return lane
 
     # Messages
@@ -113,76 +113,76 @@ class Relay(Service):
             return
         sender = uuid.UUID(message["from"])
         if kind == "relay.open":
-            self._let_in(self._peer(sender), message)
-        elif (peer := self._peers.get(sender)) is not None:
+            self._let_in(self._other(sender), message)
+        elif (other := self._others.get(sender)) is not None:
             if kind == "relay.bundle":
-                peer.receive(message)
+                other.receive(message)
             elif kind == "relay.over":
-                if (lane := peer.lanes.get(message["key"])) is not None:
-                    peer.forget(lane)
+                if (lane := other.lanes.get(message["key"])) is not None:
+                    other.forget(lane)
                     lane.end.over(message["code"], message["detail"])
             elif kind in {"relay.vet", "relay.vouched"}:
-                if (lane := peer.lanes.get(message["key"])) is not None:
+                if (lane := other.lanes.get(message["key"])) is not None:
                     (lane.end.asked if kind == "relay.vet" else lane.end.vouched)(message["n"])
             elif kind == "relay.bye":
-                self._lose(peer, _GOING_AWAY)
+                self._lose(other, _GOING_AWAY)
 
-    def _let_in(self, peer: Peer, message: Message) -> None:
-        from .remote_member import NearMember
+    def _let_in(self, other: OtherWorker, message: Message) -> None:
+        from .relayed_member import RelayedMember
 
         key: str = message["key"]
-        if key in peer.lanes or key in self._came:
+        if key in other.lanes or key in self._came:
             return  # the layer delivers a message twice now and then
         self._came.append(key)
         try:
             guest = _read_guest(message)
         except (KeyError, TypeError, ValueError) as error:
-            logger.warning("Worker %s sent somebody whom this version does not understand: %r", peer.id, error)
+            logger.warning("Worker %s sent somebody whom this version does not understand: %r", other.id, error)
             over = {"code": Code.GOING_AWAY.value, "detail": _NOT_UNDERSTOOD}
-            peer.send({"type": "relay.over", "key": key, **over})
+            other.send({"type": "relay.over", "key": key, **over})
             return
-        member = NearMember(guest)
-        task = member.open(peer.open(key, member, confirmed=True))
+        member = RelayedMember(guest)
+        task = member.open(other.open(key, member, confirmed=True))
         self._members.add(task)
         task.add_done_callback(self._members.discard)
 
     # Peers
 
-    def _peer(self, worker_id: uuid.UUID) -> Peer:
+    def _other(self, worker_id: uuid.UUID) -> OtherWorker:
         assert self._link is not None
-        peer = self._peers.get(worker_id)
-        if peer is None:
-            peer = self._peers[worker_id] = Peer(self._link, self._id, worker_id)
+        other = self._others.get(worker_id)
+        if other is None:
+            other = self._others[worker_id] = OtherWorker(self._link, self._id, worker_id)
         if self._beating is None:
             self._beating = spawn(self._beat(), name="call-relay-beat")
-        return peer
+        return other
 
-    def _lose(self, peer: Peer, why: str) -> None:
-        self._peers.pop(peer.id, None)
-        peer.dispose()
-        for lane in list(peer.lanes.values()):
-            peer.forget(lane)
+    def _lose(self, other: OtherWorker, why: str) -> None:
+        self._others.pop(other.id, None)
+        other.dispose()
+        for lane in list(other.lanes.values()):
+            other.forget(lane)
             lane.end.broken(why)
 
     async def _beat(self) -> None:
         beaten_at = time.monotonic()
-        while self._peers:
+        while self._others:
             await asyncio.sleep(BEAT_SECONDS)
             now = time.monotonic()
             late = now - beaten_at > 2 * BEAT_SECONDS
             beaten_at = now
-            for peer in list(self._peers.values()):
-                if not peer.lanes:
-                    self._peers.pop(peer.id, None)
-                    peer.dispose()
+            for other in list(self._others.values()):
+                if not other.lanes:
+                    self._others.pop(other.id, None)
+                    other.dispose()
                     continue
                 if late:  # it was this process that was held up: what they sent meanwhile is about to be read
-                    peer.heard_at = now
-                if now - peer.heard_at > SILENCE_SECONDS:
-                    logger.warning("Worker %s does not answer: %d relayed people leave", peer.id, len(peer.lanes))
-                    self._lose(peer, _GONE)
+                    other.heard_at = now
+                if now - other.heard_at > SILENCE_SECONDS:
+                    logger.warning("Worker %s does not answer: %d relayed people leave", other.id, len(other.lanes))
+                    self._lose(other, _GONE)
                 else:
-                    peer.beat()
+                    other.beat()
         self._beating = None
 
 

@@ -1,7 +1,7 @@
 """`FeedPublisher`: tells viewers in other processes what happens in this worker's sessions, as soon as it does.
 
 That there is news of a session's state is told to whoever views the list; the rest only of sessions that somebody
-elsewhere asked for a moment ago, because each message costs this loop half a millisecond. See `link`.
+elsewhere asked for a moment ago, because each message costs this loop half a millisecond. See `messaging.layer`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the feeds read. Synchronous, for `store.read`."""
+"""What the feeds read. Synchronous, for `database.read`."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from .queries import News
 REMEMBERED = 256
 """Events of a session that viewers who keep up get without a query of their own."""
 ASK_SECONDS = 10.0
-"""How often the worker of a session elsewhere is asked to tell what happens in it. See `desk`."""
+"""How often the worker of a session elsewhere is asked to tell what happens in it. See `publisher`."""
 
 
 class Viewer(Protocol):

@@ -20,14 +20,14 @@ _LOOK_SECONDS = 0.02
 
 
 class Audience(Protocol):
-    """What a link reports to."""
+    """What a connection reports to."""
 
     def on_words(self, words: Words) -> None: ...
     def on_presence(self, presence: Presence) -> None: ...
     def on_custom_event(self, data: dict[str, Any]) -> None: ...
 
 
-class Link(Protocol):
+class AgentConnection(Protocol):
     """Reports the agent's words from the start, whether or not it has entered."""
 
     def enter(self) -> None:
@@ -40,8 +40,8 @@ class Link(Protocol):
         """Be gone. With ``end``, end the call if nobody else is on it; returns whether it did."""
 
 
-async def connect(session: LiveSession, audience: Audience) -> Link:
-    """Return the link to the session's agent, once that is on its call."""
+async def connect(session: LiveSession, audience: Audience) -> AgentConnection:
+    """Return the connection to the session's agent, once that is on its call."""
     from ...edge import BrowserEdge
 
     agent = session.agent
@@ -49,7 +49,7 @@ async def connect(session: LiveSession, audience: Audience) -> Link:
     while agent.conversation is None:  # noqa: ASYNC110
         await asyncio.sleep(_LOOK_SECONDS)
     if isinstance(agent.edge, BrowserEdge):
-        return RoomLink(agent, agent.edge, audience)
+        return RoomConnection(agent, agent.edge, audience)
     return ConversationLink(session, audience)
 
 
@@ -60,7 +60,7 @@ def user_name() -> str:
         return "you"  # a container's user may have no name
 
 
-class RoomLink:
+class RoomConnection:
     """One of the people in the agent's room."""
 
     def __init__(self, agent: Agent, edge: BrowserEdge, audience: Audience) -> None:

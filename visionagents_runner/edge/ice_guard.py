@@ -1,4 +1,4 @@
-"""`Door`: what comes in at the UDP sockets of one connection, before anything of it is read.
+"""`IceGuard`: what comes in at the UDP sockets of one connection, before anything of it is read.
 
 The sockets are open to whoever finds them. aioice by itself parses everything, answers strangers with an error, asks
 whichever address a stranger's question seems to come from, and queues without bound what is no STUN; an empty datagram
@@ -42,7 +42,7 @@ _COOKIE = stun.COOKIE.to_bytes(4, "big")
 _REQUEST, _RESPONSE, _ERROR = 0x0001, 0x0101, 0x0111
 
 
-class Door:
+class IceGuard:
     """Put before an aioice connection that has no sockets yet; ``refuse(why)`` is called once, if it has to be."""
 
     def __init__(self, connection: Connection, refuse: Callable[[str], None]) -> None:
@@ -163,9 +163,9 @@ class Door:
 class _Sentry:
     """Stands before one socket."""
 
-    def __init__(self, door: Door, protocol: StunProtocol) -> None:
+    def __init__(self, guard: IceGuard, protocol: StunProtocol) -> None:
         self.protocol = protocol
-        self._door = door
+        self._guard = guard
         self._read = protocol.datagram_received
         self._ask = protocol.request
         protocol.datagram_received = self._received  # type: ignore[method-assign,assignment]
@@ -173,13 +173,13 @@ class _Sentry:
 
     def _received(self, data: bytes, address: tuple[Any, ...]) -> None:
         if len(data) >= 12:
-            self._door.on_datagram(self, data, (address[0], address[1]))
+            self._guard.on_datagram(self, data, (address[0], address[1]))
 
     def read(self, data: bytes, address: tuple[str, int]) -> None:
         try:
             self._read(data, address)
         except Exception:  # aioice unpacks what it has not measured
-            self._door.dropped += 1
+            self._guard.dropped += 1
 
     async def _request(
         self,
@@ -188,7 +188,7 @@ class _Sentry:
         integrity_key: bytes | None = None,
         retransmissions: int | None = None,
     ) -> tuple[stun.Message, tuple[str, int]]:
-        if not self._door.may_ask():
+        if not self._guard.may_ask():
             raise stun.TransactionTimeout
         most = RETRANSMISSIONS if retransmissions is None else min(retransmissions, RETRANSMISSIONS)
         try:

@@ -1,4 +1,4 @@
-"""`Door`: a WebSocket's place among those of this worker, from its handshake to its end, whatever it is for."""
+"""`SocketShare`: a WebSocket's place among those of this worker, from its handshake to its end, whatever it is for."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _TOLD_A_SECOND, _TOLD_BURST = 20.0, 40
 """Refusals that are told in words, over a connection that is accepted for that; others are refused at the handshake."""
 _told = Bucket(_TOLD_A_SECOND, _TOLD_BURST)
 
-_silent: dict[Door, CallSocket] = {}
+_silent: dict[SocketShare, CallSocket] = {}
 """Those that have not said hello, the one that came first before the others."""
 
 
-class Door:
+class SocketShare:
     """Counts a WebSocket by its address at once, and by who came as soon as that is known."""
 
     def __init__(self, scope: Mapping[str, Any], *, identity: str | None = None, is_feed: bool = False) -> None:

@@ -40,7 +40,7 @@ def pause(attempt: int) -> float:
     return longest * _random.uniform(0.5, 1.0)
 
 
-class Gate(JobManager):
+class RoomJobManager(JobManager):
     """The job manager of one worker of Procrastinate, which looks for a job when it starts, when it is notified of one,
     and each polling interval.
 
@@ -52,7 +52,7 @@ class Gate(JobManager):
         self, connector: BaseAsyncConnector, claimer: Claimer, *, listen: bool, on_answer: Callable[[], None]
     ) -> None:
         super().__init__(connector)
-        self._claims = claimer
+        self._claimer = claimer
         self._listen = listen
         self._on_answer = on_answer
         self._fetched: Counter[str] = Counter()
@@ -70,7 +70,7 @@ class Gate(JobManager):
 
     def _open_queues(self) -> set[str]:
         """Return the queues of the agents with more room than jobs for them that were fetched and go on."""
-        room = {queue_name(agent): places for agent, places in self._claims.room().items()}
+        room = {queue_name(agent): places for agent, places in self._claimer.room().items()}
         return {name for name, places in room.items() if places is None or places > self._fetched[name]}
 
     # What Procrastinate's worker asks for
@@ -82,7 +82,7 @@ class Gate(JobManager):
     async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> Job | None:
         while True:
             # Those with fewer sessions go first.
-            await asyncio.sleep(self._claims.deference())
+            await asyncio.sleep(self._claimer.deference())
             self._missed = False
             self._looked_at = self._open_queues()
             if not self._looked_at:

@@ -1,4 +1,4 @@
-"""`Peer` and `Lane`: what travels between two workers for people with their WebSocket at one, their agent at the other.
+"""What travels between two workers for people who have their WebSocket at one and their agent at the other.
 
 Each person has a lane: text messages, each once and in order, and frames of audio, of which the oldest are dropped
 when it is behind. A message of the channel layer costs each side about half a millisecond, so all lanes between two
@@ -68,7 +68,7 @@ class End(Protocol):
 class Lane:
     """One person's."""
 
-    def __init__(self, peer: Peer, key: str, end: End, *, confirmed: bool) -> None:
+    def __init__(self, other: OtherWorker, key: str, end: End, *, confirmed: bool) -> None:
         self.key = key
         self.end = end
         self.confirmed = confirmed
@@ -77,7 +77,7 @@ class Lane:
         self.received = 0
         self.dropped = 0
         """Frames that came too late to be sent."""
-        self._peer = peer
+        self._other = other
         self._texts: dict[Hashable, str] = {}
         self._text_bytes = 0
         self._frames: deque[bytes] = deque(maxlen=FRAMES_WAITING)
@@ -89,10 +89,10 @@ class Lane:
 
     @property
     def is_open(self) -> bool:
-        return self._peer.lanes.get(self.key) is self
+        return self._other.lanes.get(self.key) is self
 
     def post(self, text: str, *, key: Hashable | None = None) -> bool:
-        """Send soon what `wire.encode` made, in place of what waits with the same key. False if too much waits."""
+        """Send soon what `protocol.encode` made, in place of what waits with the same key. False if too much waits."""
         key = next(self._numbers) if key is None else ("key", key)
         if key not in self._texts and len(self._texts) >= protocol.OUTBOX_SIZE:
             return False
@@ -102,26 +102,26 @@ class Lane:
             return False
         self._texts[key] = text
         self._text_bytes = others + len(text)
-        self._peer.wake(self, TEXT_SECONDS)
+        self._other.wake(self, TEXT_SECONDS)
         return True
 
     def send_frame(self, frame: bytes) -> None:
         """Send soon; what waits for too long is dropped, the oldest first."""
         self.dropped += len(self._frames) == FRAMES_WAITING
         self._frames.append(frame)
-        self._peer.wake(self, AUDIO_SECONDS)
+        self._other.wake(self, AUDIO_SECONDS)
 
     def ask(self, number: int) -> None:
         """Have the other side judge the person; apart from their texts, so that no client can answer for it."""
-        self._peer.send({"type": "relay.vet", "key": self.key, "n": number})
+        self._other.send({"type": "relay.vet", "key": self.key, "n": number})
 
     def vouch(self, number: int) -> None:
-        self._peer.send({"type": "relay.vouched", "key": self.key, "n": number})
+        self._other.send({"type": "relay.vouched", "key": self.key, "n": number})
 
     def close(self, code: str = "", detail: str = "") -> None:
         """Send what waits, then that it is over. Closing twice does nothing."""
         if self.is_open:
-            self._peer.close(self, code, detail)
+            self._other.close(self, code, detail)
 
     def take(self, size: int) -> tuple[list[Any], int]:
         """Return what a bundle of ``size`` bytes has room for, at least one message, and how much that is."""
@@ -139,7 +139,7 @@ class Lane:
         return [self.key, first, texts, frames], taken + len(frames)
 
 
-class Peer:
+class OtherWorker:
     """Another worker, as long as there are lanes to it."""
 
     def __init__(self, link: Link, mine: uuid.UUID, theirs: uuid.UUID) -> None:

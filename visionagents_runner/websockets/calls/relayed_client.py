@@ -1,4 +1,6 @@
-"""`FarMember`: somebody whose WebSocket is here, in the room of another worker, where `near.NearMember` acts for them.
+"""`RelayedClient`: somebody whose WebSocket is here, and who is in the room of another worker.
+
+There a `relayed_member.RelayedMember` acts for them.
 
 All limits on what a client may send are kept here, by its socket; what it may do is judged here too, before.
 """
@@ -18,12 +20,12 @@ from ...utils.tasks import spawn
 from .. import protocol
 from ..protocol import Code, Fatal
 from .member import unasked
-from .relay_link import FRAMES_WAITING
+from .other_worker import FRAMES_WAITING
 
 if TYPE_CHECKING:
     from .member import Guest, Port
+    from .other_worker import Lane
     from .relay import Relay
-    from .relay_link import Lane
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ class Answer(Enum):
     SILENT = auto()
 
 
-class FarMember:
+class RelayedClient:
     """The client's side."""
 
     def __init__(self, port: Port, relay: Relay, home: uuid.UUID, guest: Guest) -> None:
@@ -70,7 +72,7 @@ class FarMember:
         except TimeoutError:
             return Answer.SILENT
         if answer is Answer.SEATED:
-            self._task = spawn(self._play(), name="call-far-audio")
+            self._task = spawn(self._play(), name="call-relayed-audio")
         return answer
 
     async def leave(self) -> None:

@@ -1,4 +1,7 @@
-"""`NearMember`: somebody in the room of this process whose WebSocket is at another worker: the `CallMember`'s port."""
+"""`RelayedMember`: somebody in the room of this process whose WebSocket is at another worker.
+
+It is the port of their `CallMember`.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,15 @@ from .. import protocol
 from ..protocol import Code, Fatal
 from .access import live_sessions
 from .member import VET_SECONDS, CallMember, Guest, unasked
-from .remote_client import ABSENT, MOVED
+from .relayed_client import ABSENT, MOVED
 
 if TYPE_CHECKING:
-    from .relay_link import Lane
+    from .other_worker import Lane
 
 logger = logging.getLogger(__name__)
 
 
-class NearMember:
+class RelayedMember:
     """The agent's side. Who they are and what they may do was judged where their WebSocket is."""
 
     def __init__(self, guest: Guest) -> None:
@@ -38,7 +41,7 @@ class NearMember:
     def open(self, lane: Lane) -> asyncio.Task[None]:
         """Let them in. The task that this returns ends when they have left."""
         self._lane = lane
-        self._task = spawn(self._be_there(lane), name="call-near-member")
+        self._task = spawn(self._be_there(lane), name="call-relayed-member")
         return self._task
 
     async def _be_there(self, lane: Lane) -> None:

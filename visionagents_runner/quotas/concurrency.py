@@ -1,4 +1,4 @@
-"""`turn_of` and `one_by_one`: what is done for a few at once, while the others wait for their turn."""
+"""`few_at_once` and `one_by_one`: what is done for a few at once, while the others wait for their turn."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .who import Who
 
 _NOBODY = Who()
 
-_gates: dict[str, tuple[asyncio.AbstractEventLoop, int, asyncio.Semaphore]] = {}
+_semaphores: dict[str, tuple[asyncio.AbstractEventLoop, int, asyncio.Semaphore]] = {}
 
 
-def turn_of(what: str) -> AbstractAsyncContextManager[None]:
+def few_at_once(what: str) -> AbstractAsyncContextManager[None]:
     """Wait for one's turn where this worker does ``what`` for as many at once as LIMITS says."""
     size = getattr(get_limits(), f"{what}_per_worker")
-    return _gate(what, size) if size else nullcontext()
+    return _semaphore(what, size) if size else nullcontext()
 
 
 @asynccontextmanager
@@ -30,7 +30,7 @@ async def one_by_one(what: str, who: Who = _NOBODY) -> AsyncIterator[None]:
     """
     give_back = hold(what, identity=who.identity, address=who.address)
     try:
-        async with _gate(what, 1):
+        async with _semaphore(what, 1):
             yield
     finally:
         give_back()
@@ -45,10 +45,10 @@ def heavy_read(who: Who) -> AbstractAsyncContextManager[None]:
     return one_by_one("reads", who)
 
 
-def _gate(what: str, size: int) -> asyncio.Semaphore:
+def _semaphore(what: str, size: int) -> asyncio.Semaphore:
     """Return that of this event loop."""
     loop = asyncio.get_running_loop()
-    found = _gates.get(what)
+    found = _semaphores.get(what)
     if found is None or found[0] is not loop or found[1] != size:
-        found = _gates[what] = loop, size, asyncio.Semaphore(size)
+        found = _semaphores[what] = loop, size, asyncio.Semaphore(size)
     return found[2]
