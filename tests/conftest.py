@@ -18,6 +18,8 @@ from visionagents_runner.quotas import holdings
 from visionagents_runner.store import database, session_rows
 from visionagents_runner.worker.current import current_worker
 
+pytest_plugins = ["tests.machine.left_out"]
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:

@@ -9,7 +9,8 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-FOLDER = Path("/usr/share/pocketsphinx/test/data")
+from tests.machine.requirements import require
+
 RATE = 16_000
 BROWSER_RATE = 48_000
 
@@ -33,9 +34,7 @@ Samples = npt.NDArray[np.int16]
 
 def recording(name: str) -> Samples:
     """Return the mono samples of a recording at 16 kHz."""
-    path = FOLDER / name
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: apt-get install pocketsphinx-testdata")
+    path = Path(require("recordings")) / name
     data = path.read_bytes()
     if path.suffix == ".raw":
         return np.frombuffer(data, dtype="<i2")

@@ -99,7 +99,8 @@ def serving(
 
 def die_with_parent() -> None:
     """Run in a child before it becomes its program: no way of ending the benchmark leaves a process behind."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if sys.platform == "linux":
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _free_port() -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -18,10 +17,11 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Playwright, async_playwright
 
+from tests.machine.requirements import require
+
 from .pages import CallPage
 from .server import ELSEWHERE, Server, running_server
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -112,9 +112,9 @@ async def chromium(playwright: Playwright) -> AsyncIterator[StartChromium]:
 
 
 async def start_chromium(playwright: Playwright, *arguments: str) -> Browser:
-    if CHROMIUM is None:
-        pytest.fail("These tests need Chromium: apt-get install chromium")
-    return await playwright.chromium.launch(executable_path=CHROMIUM, args=[*_ARGUMENTS, *arguments], headless=True)
+    return await playwright.chromium.launch(
+        executable_path=require("chromium"), args=[*_ARGUMENTS, *arguments], headless=True
+    )
 
 
 @pytest_asyncio.fixture(loop_scope="package")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import redis
 from playwright.async_api import Page, expect
 
+from tests.machine.requirements import require
 from tests.recordings import timeline, write_wav
 
 from . import socket_of_page
@@ -21,9 +20,6 @@ from .pages import SECONDS, CallPage
 from .server import Server, running_server
 from .sound import loud_seconds, recognise, share_found, start_recording, stop_recording
 from .test_talking import ANSWER, GREETING_SECONDS, QUESTION, QUIET_SECONDS, UNDERSTOOD
-
-URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/7")
-
 
 NOTE_OFFERS = """
     window.offers = [];
@@ -39,22 +35,20 @@ NOTE_OFFERS = """
 class Fleet:
     """Workers on one database."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, redis_url: str, stack: ExitStack) -> None:
         self._folder = folder
+        self._redis_url = redis_url
         self._stack = stack
 
     def add(self) -> Server:
-        return self._stack.enter_context(running_server(self._folder, REDIS_URL=URL))
+        return self._stack.enter_context(running_server(self._folder, REDIS_URL=self._redis_url))
 
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    try:
-        redis.Redis.from_url(URL, socket_connect_timeout=1).ping()
-    except redis.RedisError:
-        pytest.fail(f"This test needs a Redis at {URL}: apt-get install redis-server (or TEST_REDIS_URL)")
+    url = require("redis")
     with ExitStack() as stack:
-        yield Fleet(tmp_path_factory.mktemp("fleet"), stack)
+        yield Fleet(tmp_path_factory.mktemp("fleet"), url, stack)
 
 
 @pytest.fixture(scope="module")

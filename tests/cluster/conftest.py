@@ -1,4 +1,4 @@
-"""These take minutes, and servers that may be stopped: only with ``CLUSTER=1``, and then what is missing fails.
+"""These take minutes, and servers that may be stopped: only with ``CLUSTER=1``.
 
 They need ``redis-server``, PostgreSQL and MariaDB (their programs; they are run in temporary folders), ``ip``,
 ``faketime``, and root for network namespaces and a small disk.

@@ -15,9 +15,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from tests.benchmarks.processes import ROOT, die_with_parent
+from tests.machine.requirements import require
 
-POSTGRES_URL = os.environ.get("POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
-MARIADB_URL = os.environ.get("MARIADB_URL", "mysql://root@127.0.0.1:3306/mysql")
 KINDS = ("postgresql", "mariadb", "sqlite")
 
 Row = dict[str, Any]
@@ -150,7 +149,7 @@ def fresh_database(kind: str, folder: Path, *, server: str = "") -> Iterator[Dat
         database.migrate()
         yield database
         return
-    url = server or (POSTGRES_URL if kind == "postgresql" else MARIADB_URL)
+    url = server or require(kind)
     name = f"visionagents_cluster_{os.getpid()}_{uuid.uuid4().hex[:6]}"
     quoted, last = (f'"{name}"', " WITH (FORCE)") if kind == "postgresql" else (f"`{name}`", "")
     charset = "" if kind == "postgresql" else " CHARACTER SET utf8mb4"

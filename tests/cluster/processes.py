@@ -18,8 +18,13 @@ START_SECONDS = 90.0
 _URL = re.compile(r"^ +open +(http://\S+?)/? ", re.MULTILINE)
 
 
-def spawn(command: Sequence[str], log: Path, env: Mapping[str, str], cwd: Path = ROOT) -> subprocess.Popen[bytes]:
-    """Start a process that dies with this one. Call it on the main thread: it dies with its thread, to be exact."""
+def spawn(
+    command: Sequence[str], log: Path, env: Mapping[str, str], cwd: Path = ROOT, process_group: int | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a process that dies with this one. Call it on the main thread: it dies with its thread, to be exact.
+
+    One in a process group of its own, ``process_group=0``, is not reached by Ctrl-C.
+    """
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
@@ -29,6 +34,7 @@ def spawn(command: Sequence[str], log: Path, env: Mapping[str, str], cwd: Path =
             stdout=output,
             stderr=subprocess.STDOUT,
             preexec_fn=die_with_parent,
+            process_group=process_group,
         )
 
 

@@ -13,11 +13,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.machine.servers import DatabaseServer, RedisServer, running_database, running_redis
+
 from .databases import Row, fresh_database
 from .fleet import Fleet, running_fleet
 from .invariant import Verdict, check, settle
 from .processes import WorkerProcess
-from .services import DatabaseServer, RedisServer, running_database, running_redis
 
 WORKERS = 3
 _TRAFFIC_SECONDS = 20.0

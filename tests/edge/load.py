@@ -174,8 +174,10 @@ async def measure(server: Server, seconds: float) -> dict[str, float]:
 async def with_chromium(server: Server, calls: int, seconds: float) -> dict[str, Any]:
     from playwright.async_api import async_playwright
 
+    from tests.machine.requirements import require
+
     async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
+        chromium = await playwright.chromium.launch(executable_path=require("chromium"), args=CHROMIUM)
         context = await chromium.new_context()
         await context.route("**/*", lambda route: route.fulfill(body="<p>", content_type="text/html"))
         # One page for all: a renderer for each would keep a small machine from anything else.

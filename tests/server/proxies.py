@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +21,8 @@ from pathlib import Path
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import connect
+
+from tests.machine.requirements import require
 
 _NGINX = """
 {user}
@@ -96,21 +97,21 @@ def _nginx(more: str = "", user: str = "user root;") -> Callable[[Path, int, int
     def command(folder: Path, listen: int, port: int) -> list[str]:
         text = _NGINX.format(folder=folder, listen=f"127.0.0.1:{listen}", port=port, more=more, user=_as_root(user))
         (folder / "nginx.conf").write_text(text)
-        return [_program("nginx"), "-p", str(folder), "-c", str(folder / "nginx.conf")]
+        return [require("nginx"), "-p", str(folder), "-c", str(folder / "nginx.conf")]
 
     return command
 
 
 def _haproxy(folder: Path, listen: int, port: int) -> list[str]:
     (folder / "haproxy.cfg").write_text(_HAPROXY.format(listen=listen, port=port))
-    return [_program("haproxy"), "-db", "-f", str(folder / "haproxy.cfg")]
+    return [require("haproxy"), "-db", "-f", str(folder / "haproxy.cfg")]
 
 
 def _caddy(folder: Path, listen: int, port: int) -> list[str]:
     (folder / "Caddyfile").write_text(
         f"{{\n admin off\n auto_https off\n}}\nhttp://:{listen} {{\n reverse_proxy 127.0.0.1:{port}\n}}\n"
     )
-    return [_program("caddy"), "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
+    return [require("caddy"), "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
 
 
 def _apache(more: str = "", lines: str = "") -> Callable[[Path, int, int], list[str]]:
@@ -120,21 +121,21 @@ def _apache(more: str = "", lines: str = "") -> Callable[[Path, int, int], list[
             folder=folder, listen=listen, port=port, modules=_MODULES, user=user, more=more, lines=lines
         )
         (folder / "apache.conf").write_text(text)
-        return [_program("apache2"), "-DFOREGROUND", "-f", str(folder / "apache.conf")]
+        return [require("apache2"), "-DFOREGROUND", "-f", str(folder / "apache.conf")]
 
     return command
 
 
 def _socat(folder: Path, listen: int, port: int) -> list[str]:
-    return [_program("socat"), f"TCP-LISTEN:{listen},bind=127.0.0.1,fork,reuseaddr", f"TCP:127.0.0.1:{port}"]
+    return [require("socat"), f"TCP-LISTEN:{listen},bind=127.0.0.1,fork,reuseaddr", f"TCP:127.0.0.1:{port}"]
 
 
 def _inetd(folder: Path, listen: int, port: int) -> list[str]:
     # The program at our end has no socket of its own but the one to us.
-    script = f"exec {_program('socat')} - TCP:127.0.0.1:{port}"
+    script = f"exec {require('socat')} - TCP:127.0.0.1:{port}"
     (folder / "each").write_text(f"#!/bin/sh\n{script}\n")
     (folder / "each").chmod(0o700)
-    return [_program("socat"), f"TCP-LISTEN:{listen},bind=127.0.0.1,fork,reuseaddr", f"EXEC:{folder}/each,pipes"]
+    return [require("socat"), f"TCP-LISTEN:{listen},bind=127.0.0.1,fork,reuseaddr", f"EXEC:{folder}/each,pipes"]
 
 
 def _tunnel(folder: Path, listen: int, port: int) -> list[str]:
@@ -166,12 +167,6 @@ PROXIES: dict[str, Callable[[Path, int, int], list[str]]] = {
     "socat: a program for each connection": _inetd,
     "a tunnel that connects outwards": _tunnel,
 }
-
-
-def _program(name: str) -> str:
-    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
-    assert found is not None, f"{name} is not installed"
-    return found
 
 
 @contextmanager

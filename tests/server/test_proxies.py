@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.machine.requirements import require
 from tests.processes import ROOT, environment
 from tests.server.proxies import PROXIES, ask, follow, free_port, in_front_of
 from tests.server.test_signals import wait_for
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.requires("/proc", "curl")]
 
 
 @contextmanager
@@ -50,20 +51,23 @@ def run(script: str) -> str:
 
 
 @pytest.mark.parametrize("server", ["daphne", "uvicorn"])
-def test_curl_is_local_and_whoever_asks_through_a_proxy_is_not(server: str, tmp_path: Path) -> None:
+def test_curl_is_local_and_whoever_asks_through_a_proxy_is_not(
+    server: str, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
     with serving(server, tmp_path) as port:
         assert '"items":' in curl(port, "/sessions")
         url = f"http://127.0.0.1:{port}/sessions"
         assert run(f"import urllib.request as r; print(r.urlopen({url!r}).status)") == "200\n"
         # The rule is the same: what differs is how a server tells of connections.
         for name in PROXIES if server == "daphne" else ("nginx: HTTP/1.1 and Upgrade", "HAProxy: mode http"):
-            with in_front_of(port, name) as listen:
+            with subtests.test(name), in_front_of(port, name) as listen:
                 status, detail = ask(listen)
-                assert (status, "not known to be a local request" in detail) == (401, True), name
-                assert follow(listen) in {"sign_in", "no WebSocket"}, name
+                assert (status, "not known to be a local request" in detail) == (401, True)
+                assert follow(listen) in {"sign_in", "no WebSocket"}
         assert '"items":' in curl(port, "/sessions")
-        if os.geteuid() == 0:
+        with subtests.test("curl of another user"):
+            require("root")
             assert "a program of another user" in curl(port, "/sessions", user=65534)
         token = (tmp_path / "visionagents_runner" / "local_token").read_text()
-        with in_front_of(port, "socat: TCP to TCP") as listen:
+        with subtests.test("a proxy that has the token"), in_front_of(port, "socat: TCP to TCP") as listen:
             assert '"items":' in curl(listen, "/sessions", "-H", f"Authorization: Bearer {token}")

@@ -72,7 +72,7 @@ def test_one_that_others_may_read_or_write_is_refused_with_the_fix(path: Path, m
     assert read_or_make_secret(path) == GOOD
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.requires("root")
 def test_one_of_somebody_else_is_refused(path: Path) -> None:
     write(path)
     os.chown(path, 4711, -1)

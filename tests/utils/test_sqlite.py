@@ -58,7 +58,7 @@ def test_where_none_can_be_made_sqlite_says_so(tmp_path: Path) -> None:
         sqlite3.connect(tmp_path / "nowhere" / "a.sqlite3")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.requires("root")
 def test_one_of_somebody_else_is_warned_of_and_left(tmp_path: Path) -> None:
     path = tmp_path / "a.sqlite3"
     path.touch(0o644)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from pathlib import Path
+
+from tests.machine.requirements import require
 
 from ..databases import Row, utc
 from ..processes import WorkerProcess
-from ..services import Missing
 from ..stage import Stage
 from ..trace import now
 
@@ -112,11 +112,8 @@ async def _events(stage: Stage, session_id: str) -> list[Row]:
 
 
 def _environment(skew: str) -> dict[str, str]:
-    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-    if not found:
-        raise Missing("libfaketime is not installed: apt-get install faketime")
     return {
-        "LD_PRELOAD": str(found[0]),
+        "LD_PRELOAD": require("faketime"),
         "FAKETIME": skew,
         # A skew is one of the wall clock; what an interval lasts is not touched.
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",

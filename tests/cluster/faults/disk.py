@@ -9,6 +9,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.machine.requirements import require
+
 from ..stage import Stage
 from .server import all_went_on
 
@@ -18,6 +20,7 @@ _MEGABYTES = 16
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
     """Mount a small file system on ``folder``, which takes root."""
+    require("root")
     folder.mkdir()
     options = f"size={_MEGABYTES}m,mode=0755"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)

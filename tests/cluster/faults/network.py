@@ -6,15 +6,15 @@ import asyncio
 import contextlib
 import itertools
 import os
-import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from tests.machine.requirements import require
+
 from ..processes import WorkerProcess
-from ..services import Missing
 from ..stage import Stage
 from ..trace import now
 
@@ -267,9 +267,5 @@ def _ip(*words: str) -> None:
 
 
 def _ip_program() -> str:
-    program = shutil.which("ip")
-    if program is None:
-        raise Missing("ip is not installed: apt-get install iproute2")
-    if os.geteuid() != 0:
-        raise Missing("network namespaces take root")
-    return program
+    require("root")
+    return require("ip")

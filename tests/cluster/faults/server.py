@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from tests.machine.servers import DatabaseServer
+
 from ..databases import connect, refusal
-from ..services import DatabaseServer
 from ..stage import Stage
 
 _MARGIN = 20.0

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from typing import Any
 
-import psycopg
 import pytest
 from django.apps import apps
 
@@ -17,8 +16,6 @@ from visionagents_runner.dispatch.procrastinate import choice, install, load_eng
 from visionagents_runner.messaging import notifications
 
 from .conftest import WITH_PROCRASTINATE
-
-POSTGRES_URL = os.environ.get("POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
 
 
 @pytest.fixture
@@ -44,12 +41,9 @@ def found() -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.skipif(WITH_PROCRASTINATE, reason="this run has Procrastinate itself")
+@pytest.mark.requires("postgresql")
 @pytest.mark.timeout(600)
 def test_the_engine_on_postgresql() -> None:
-    try:
-        psycopg.connect(POSTGRES_URL, connect_timeout=5).close()
-    except psycopg.OperationalError as error:
-        pytest.fail(f"PostgreSQL does not answer at {POSTGRES_URL} (POSTGRES_URL names another one): {error}")
     run = subprocess.run(
         [
             sys.executable,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import yaml
 
 from tests.asgi_client import Client
+from tests.machine.requirements import require
 from tests.telemetry.metrics.scrape import scrape
 from visionagents_runner import AgentLauncher
 from visionagents_runner.observe import Observed
@@ -29,10 +29,7 @@ VALUES = {"$__rate_interval": "5m", "$job": ".*", "$agent": ".*"}
 
 @pytest.fixture
 def promtool() -> str:
-    found = shutil.which("promtool")
-    if found is None:
-        pytest.fail("This test needs promtool: apt-get install prometheus")
-    return found
+    return require("promtool")
 
 
 def plain(query: str) -> str:

@@ -25,9 +25,10 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests.browser.server import Server, running_server
+from tests.machine.requirements import require
 from visionagents_runner.websockets.protocol import FRAME_BYTES
 
-URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/7")
+URL = require("redis")
 TONE = b"".join(struct.pack("<h", int(12000 * math.sin(i * 0.06))) for i in range(FRAME_BYTES // 2))
 ROUNDS = 300
 

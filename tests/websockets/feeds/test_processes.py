@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import redis
 
 from tests.conftest import until
+from tests.machine.requirements import require
 from tests.processes import Child, child
 from tests.websockets.calls.conftest import Server
 from tests.websockets.feeds.conftest import feed, feed_list, numbers
 from visionagents_runner.messaging.layer import LIST_GROUP, get_link
-
-URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/7")
 
 PROGRAM = """
 from visionagents_runner.testing import join_call, stub_agent
@@ -49,21 +46,19 @@ async with AgentLauncher(create_agent, join_call) as launcher:
 
 
 @pytest.fixture
-def redis_layer(settings: Any) -> None:
+def redis_url(settings: Any) -> str:
     """Redis between the processes, and hardly any polling, so that what comes quickly came by it."""
-    try:
-        redis.Redis.from_url(URL, socket_connect_timeout=1).ping()
-    except redis.RedisError:
-        pytest.fail(f"This test needs a Redis at {URL}: apt-get install redis-server (or TEST_REDIS_URL)")
+    url = require("redis")
     settings.CHANNEL_LAYERS = {
-        "default": {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [URL]}}
+        "default": {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [url]}}
     }
     settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "POLL_INTERVAL": 8.0}
+    return url
 
 
 @pytest.fixture
-async def far(redis_layer: None, server: Server) -> AsyncIterator[Child]:
-    with child(PROGRAM, REDIS_URL=URL) as process:
+async def far(redis_url: str, server: Server) -> AsyncIterator[Child]:
+    with child(PROGRAM, REDIS_URL=redis_url) as process:
         assert await asyncio.to_thread(process.hear) == "ready"
         yield process
         process.tell("end")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import uuid
@@ -10,13 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import redis
 
+from tests.machine.requirements import require
 from tests.websockets.calls.conftest import Server, allow_local, serve, server
 
 __all__ = ["Server", "allow_local", "serve", "server"]
-
-URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/7")
 
 NOBODY = "redis://127.0.0.1:1"
 
@@ -35,12 +32,9 @@ def use_layer(settings: Any) -> Callable[[str], None]:
 
 @pytest.fixture
 def redis_url(use_layer: Callable[[str], None]) -> str:
-    try:
-        redis.Redis.from_url(URL, socket_connect_timeout=1).ping()
-    except redis.RedisError:
-        pytest.fail(f"This test needs a Redis at {URL}: apt-get install redis-server (or TEST_REDIS_URL)")
-    use_layer(URL)
-    return URL
+    url = require("redis")
+    use_layer(url)
+    return url
 
 
 @pytest.fixture

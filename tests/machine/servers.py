@@ -1,28 +1,36 @@
-"""A Redis, a PostgreSQL and a MariaDB of the fleet's own, which may be stopped without harm to anybody else."""
+"""A Redis, a PostgreSQL and a MariaDB of the tests' own, which may be stopped without harm to anybody else.
+
+``python -m tests.machine.servers DATABASE [mariadb] [fleet] -- COMMAND`` runs a command while they run, with their URLs
+in its environment and temporary files in a folder that is gone with them. They listen on free ports of 127.0.0.1, and
+what the environment names already is not started. ``DATABASE`` is the one that ``DATABASE_URL`` names: ``postgresql``,
+``mariadb``, or ``sqlite``, which needs none.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import pwd
 import shutil
 import signal
 import subprocess
+import sys
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import redis.asyncio
 
-from .databases import connect
-from .processes import free_port, gone, spawn
+from tests.benchmarks.processes import die_with_parent
+from tests.cluster.databases import connect
+from tests.cluster.processes import free_port, gone, spawn
+
+from .requirements import REQUIREMENTS, WHY_NOT, Missing, program_of
 
 _SECONDS = 30.0
-
-
-class Missing(Exception):
-    """Something that the machine lacks; says how to get it."""
 
 
 class RedisServer:
@@ -35,12 +43,12 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
-        program = _program("redis-server", "redis-server")
         self._process = spawn(
-            [program, "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "no"],
+            [program_of("redis"), "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "no"],
             self._folder / "redis.log",
             os.environ,
             cwd=self._folder,
+            process_group=0,
         )
         async with asyncio.timeout(_SECONDS), redis.asyncio.Redis.from_url(self.url) as client:
             while True:
@@ -113,8 +121,7 @@ class DatabaseServer(ABC):
     def make(self) -> None:
         self._data.mkdir(mode=0o700)
         if os.geteuid() == 0:
-            owner = pwd.getpwnam(self.user)
-            os.chown(self._data, owner.pw_uid, owner.pw_gid)
+            shutil.chown(self._data, self._owner().pw_name)
             # What is above it is for this user alone otherwise.
             for folder in (self._folder, *self._folder.parents):
                 if folder.stat().st_uid == 0 and not folder.stat().st_mode & 0o001:
@@ -124,7 +131,7 @@ class DatabaseServer(ABC):
     async def start(self) -> None:
         log = self._folder / f"{self.kind}.log"
         command = [*self._unprivileged("--pdeathsig", "KILL"), *self._serve()]
-        self._process = spawn(command, log, os.environ, cwd=Path("/"))
+        self._process = spawn(command, log, os.environ, cwd=Path("/"), process_group=0)
         async with asyncio.timeout(_SECONDS):
             while True:
                 try:
@@ -147,7 +154,14 @@ class DatabaseServer(ABC):
     def _unprivileged(self, *options: str) -> list[str]:
         if os.geteuid() != 0:
             return []
-        return ["setpriv", "--reuid", self.user, "--regid", self.user, "--init-groups", *options, "--"]
+        owner = self._owner()
+        return ["setpriv", "--reuid", owner.pw_name, "--regid", str(owner.pw_gid), "--init-groups", *options, "--"]
+
+    def _owner(self) -> pwd.struct_passwd:
+        try:
+            return pwd.getpwnam(self.user)
+        except KeyError:
+            return pwd.getpwnam("nobody")
 
 
 class PostgresServer(DatabaseServer):
@@ -161,7 +175,8 @@ class PostgresServer(DatabaseServer):
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
     def _make(self) -> list[str]:
-        return [self._program("initdb"), "-D", str(self._data), "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8"]
+        options = ["-U", "postgres", "-A", "trust", "-N", "-E", "UTF8", "--no-locale"]
+        return [program_of("postgresql"), "-D", str(self._data), *options]
 
     def _serve(self) -> list[str]:
         settings = {
@@ -172,14 +187,8 @@ class PostgresServer(DatabaseServer):
             "fsync": "off",  # it has to survive its own end, not the machine's
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        return [self._program("postgres"), "-D", str(self._data), *options]
-
-    def _program(self, name: str) -> str:
-        found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]))
-        program = str(found[-1]) if found else shutil.which(name)
-        if program is None:
-            raise Missing(f"PostgreSQL's {name} is not installed: apt-get install postgresql")
-        return program
+        program = Path(program_of("postgresql")).resolve().with_name("postgres")
+        return [str(program), "-D", str(self._data), *options]
 
 
 class MariaServer(DatabaseServer):
@@ -192,9 +201,8 @@ class MariaServer(DatabaseServer):
         return f"mysql://root@127.0.0.1:{self.port}/mysql"
 
     def _make(self) -> list[str]:
-        program = _program("mariadb-install-db", "mariadb-server")
         options = ["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]
-        return [program, "--no-defaults", f"--datadir={self._data}", *options]
+        return [program_of("mariadb"), "--no-defaults", f"--datadir={self._data}", *options]
 
     def _serve(self) -> list[str]:
         options = {
@@ -204,10 +212,11 @@ class MariaServer(DatabaseServer):
             "socket": self._data / "socket",
             "pid-file": self._data / "pid",
             "max-connections": self.max_connections,
+            "character-set-server": "utf8mb4",
             "innodb-flush-log-at-trx-commit": 2,
         }
         return [
-            _program("mariadbd", "mariadb-server"),
+            shutil.which("mariadbd") or "/usr/sbin/mariadbd",
             "--no-defaults",
             "--skip-name-resolve",
             *(f"--{name}={value}" for name, value in options.items()),
@@ -228,8 +237,58 @@ async def running_database(kind: str, folder: Path, *, max_connections: int = 20
         await server.stop()
 
 
-def _program(name: str, package: str) -> str:
-    program = shutil.which(name)
-    if program is None:
-        raise Missing(f"{name} is not installed: apt-get install {package}")
-    return program
+async def run(database: str, kinds: set[str], command: list[str]) -> int:
+    """Run a command while its servers run; returns its exit code."""
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="visionagents-tests-")))
+        # Servers that root starts are other users', and so are some programs that tests start.
+        for each in (folder, folder / "tmp"):
+            each.mkdir(exist_ok=True)
+            each.chmod(0o711)
+        environment = {**os.environ, "TMPDIR": str(folder / "tmp")}
+        why_not: dict[str, str] = json.loads(os.environ.get(WHY_NOT) or "{}")
+        for name, requirement in REQUIREMENTS.items():
+            if requirement.url and requirement.wanted_for in {"", *kinds} and requirement.url not in environment:
+                try:
+                    environment[requirement.url] = await stack.enter_async_context(_running(name, folder))
+                except Missing as missing:
+                    why_not.setdefault(missing.name, missing.why)
+                except Exception as error:
+                    why_not[name] = f"did not start: {error}"
+        environment[WHY_NOT] = json.dumps(why_not)
+        if database != "sqlite":
+            if database in why_not:
+                sys.exit(f"tests/run: {database}: {why_not[database]}")
+            environment["DATABASE_URL"] = environment[REQUIREMENTS[database].url]
+        return await _run(command, environment)
+
+
+@asynccontextmanager
+async def _running(name: str, folder: Path) -> AsyncIterator[str]:
+    server = running_redis(folder) if name == "redis" else running_database(name, folder)
+    async with server as running:
+        yield running.url
+
+
+async def _run(command: list[str], environment: dict[str, str]) -> int:
+    process = await asyncio.create_subprocess_exec(*command, env=environment, preexec_fn=die_with_parent)
+    loop = asyncio.get_running_loop()
+    # Ctrl-C reaches the command as it does this process, and ends it; the other signals reach this one only.
+    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, process.send_signal, signal.SIGINT)
+    code = await process.wait()
+    return code if code >= 0 else 128 - code
+
+
+def main(arguments: list[str]) -> int:
+    at = arguments.index("--")
+    database, *kinds = arguments[:at]
+    try:
+        return asyncio.run(run(database, set(kinds), arguments[at + 1 :]))
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
