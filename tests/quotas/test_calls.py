@@ -265,7 +265,7 @@ async def test_who_is_put_into_a_room_by_code_has_no_share_of_a_number(limit: An
 
 
 async def test_places_and_turns_are_counted_where_the_agent_is_by_whoever_has_the_socket(
-    redis_layer: None, server: Server, far: relayed.Far
+    redis_layer: str, server: Server, far: relayed.Far
 ) -> None:
     session_id = await far.start()
     from visionagents_runner.models import AgentSession

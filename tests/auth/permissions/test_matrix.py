@@ -328,11 +328,11 @@ async def test_who_waits_on_a_call_hears_the_session_that_starts_later_only_if_t
             assert bool(room.people) == (who.guest != "" or who.sees(owner))
 
 
-async def test_the_same_rule_holds_where_the_agents_are_at_another_worker(redis_layer: None, serve: Serve) -> None:
+async def test_the_same_rule_holds_where_the_agents_are_at_another_worker(redis_layer: str, serve: Serve) -> None:
     server = await serve()
     said: dict[tuple[str, str], Any] = {}
     done: dict[tuple[str, str], Any] = {}
-    async with far_process() as far:
+    async with far_process(redis_layer) as far:
         for number, (name, who) in enumerate(WHO.items()):
             if who.options is not None:
                 continue

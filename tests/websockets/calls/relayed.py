@@ -11,9 +11,9 @@ import pytest
 
 from tests.processes import Child, child
 from tests.websockets.calls.conftest import Serve, Server
-from tests.websockets.feeds.test_processes import URL, redis_layer
+from tests.websockets.feeds.test_processes import redis_layer
 
-__all__ = ["URL", "Far", "far", "far_process", "redis_layer", "server"]
+__all__ = ["Far", "far", "far_process", "redis_layer", "server"]
 
 PROGRAM = """
 import struct
@@ -121,8 +121,8 @@ class Far:
 
 
 @asynccontextmanager
-async def far_process(url: str = URL) -> AsyncIterator[Far]:
-    with child(PROGRAM, REDIS_URL=url) as process:
+async def far_process(redis_url: str) -> AsyncIterator[Far]:
+    with child(PROGRAM, REDIS_URL=redis_url) as process:
         assert await asyncio.to_thread(process.hear) == "ready"
         yield Far(process)
         if process.process.poll() is None:
@@ -131,12 +131,12 @@ async def far_process(url: str = URL) -> AsyncIterator[Far]:
 
 
 @pytest.fixture
-async def server(redis_layer: None, serve: Serve, allow_local: None) -> Server:
+async def server(redis_layer: str, serve: Serve, allow_local: None) -> Server:
     """The worker of this process."""
     return await serve()  # type: ignore[no-any-return]
 
 
 @pytest.fixture
-async def far(server: Server) -> AsyncIterator[Far]:
-    async with far_process() as far:
+async def far(redis_layer: str, server: Server) -> AsyncIterator[Far]:
+    async with far_process(redis_layer) as far:
         yield far

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.cluster.services import RedisServer, running_redis
 from tests.conftest import until
+from tests.machine.requirements import require
+from tests.machine.servers import RedisServer, running_redis
 from tests.processes import freeze
 from tests.server.test_signals import EMBEDDED, running
 from tests.websockets.calls import relayed
 from tests.websockets.calls.conftest import Serve, Server, allow_local
-from tests.websockets.calls.relayed import URL, Far, far_process
+from tests.websockets.calls.relayed import Far, far_process
 from visionagents_runner.edge import find_room
 from visionagents_runner.messaging.layer import deliver, get_layer, get_link, worker_group
 from visionagents_runner.websockets import protocol
@@ -103,7 +104,7 @@ async def test_when_the_worker_of_the_sockets_is_killed_the_room_empties(
     await server.start()
     room = find_room("default", "my-call")
     assert room is not None
-    monkeypatch.setenv("REDIS_URL", URL)
+    monkeypatch.setenv("REDIS_URL", require("redis"))
     starting = running(EMBEDDED["daphne"], RUNNER="tests.websockets.calls.agents.runner")
     other = await asyncio.to_thread(starting.__enter__)
     try:

@@ -300,13 +300,13 @@ async def test_what_is_hidden_by_the_projects_rule_is_hidden_at_the_doors_that_i
 
 
 @pytest.fixture
-async def here(redis_layer: None, serve: Serve) -> Server:
+async def here(redis_layer: str, serve: Serve) -> Server:
     return await serve()  # type: ignore[no-any-return]
 
 
 @pytest.fixture
-async def far(here: Server) -> AsyncIterator[Far]:
-    async with far_process() as far:
+async def far(redis_layer: str, here: Server) -> AsyncIterator[Far]:
+    async with far_process(redis_layer) as far:
         yield far
 
 

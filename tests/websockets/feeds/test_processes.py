@@ -46,8 +46,8 @@ async with AgentLauncher(create_agent, join_call) as launcher:
 
 
 @pytest.fixture
-def redis_url(settings: Any) -> str:
-    """Redis between the processes, and hardly any polling, so that what comes quickly came by it."""
+def redis_layer(settings: Any) -> str:
+    """Redis between the processes, and hardly any polling, so that what comes quickly came by it. Returns its URL."""
     url = require("redis")
     settings.CHANNEL_LAYERS = {
         "default": {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [url]}}
@@ -57,8 +57,8 @@ def redis_url(settings: Any) -> str:
 
 
 @pytest.fixture
-async def far(redis_url: str, server: Server) -> AsyncIterator[Child]:
-    with child(PROGRAM, REDIS_URL=redis_url) as process:
+async def far(redis_layer: str, server: Server) -> AsyncIterator[Child]:
+    with child(PROGRAM, REDIS_URL=redis_layer) as process:
         assert await asyncio.to_thread(process.hear) == "ready"
         yield process
         process.tell("end")
