@@ -145,3 +145,18 @@ def test_an_encoding_without_the_signs_gets_ascii():
     assert screen.glyphs == Glyphs(says=">", calls="->", done="ok", failed="failed:", dot="|", dash="-", more="...")
     screen.words("agent", words("café", completed=True))
     assert raw.getvalue() == b"agent> caf?\n"
+
+
+def test_what_others_write_stands_above_the_prompt(terminal, output):
+    terminal.prompt()
+    terminal.outside("10:00 WARNING something\n")
+    assert output.getvalue().count("\r\x1b[2K") == 1
+    assert shown(output)[-1].endswith("you ›")  # noqa: RUF001
+    assert "10:00 WARNING something" in shown(output)[-2]
+
+
+def test_what_others_write_breaks_into_no_line_of_a_reply(terminal, output):
+    terminal.words("agent", words("One "))
+    terminal.outside("10:00 WARNING something\n")
+    terminal.words("agent", words("two", "One two"))
+    assert shown(output) == ["agent › One", "10:00 WARNING something", "agent › … two"]  # noqa: RUF001

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from rich.console import Console
 
+from .capture import TerminalCapture
 from .connection import AgentConnection, connect
 from .events import describe, short, subscribe, worth_listing
 from .lines import LineReader
@@ -62,15 +63,25 @@ async def chat(session: LiveSession, *, stdin: TextIO | None = None, console: Co
     ends. When cancelled, it leaves the call, which goes on. What ``session.wait()`` raises is the caller's to report.
     """
     reader = LineReader(sys.stdin if stdin is None else stdin)
-    await _Chat(session, reader, console or _Console(highlight=False)).run()
+    if console is not None:
+        await _Chat(session, reader, console).run()
+        return
+    capture = TerminalCapture()
+    try:
+        chatting = _Chat(session, reader, _Console(file=capture.terminal, highlight=False))
+        if chatting.interactive:
+            capture.start(chatting.screen.outside)
+        await chatting.run()
+    finally:
+        capture.stop()
 
 
 class _Chat:
     def __init__(self, session: LiveSession, reader: LineReader, console: Console) -> None:
         self._session = session
         self._reader = reader
-        self._interactive = reader.interactive and console.is_terminal
-        self._screen: Screen = TerminalScreen(console) if self._interactive else PlainScreen(console)
+        self.interactive = reader.interactive and console.is_terminal
+        self.screen: Screen = TerminalScreen(console) if self.interactive else PlainScreen(console)
         self._turn: Turn | None = None
         self._spoke = asyncio.Event()
         self._events: deque[str] = deque(maxlen=_KEPT_EVENTS)
@@ -84,18 +95,18 @@ class _Chat:
         try:
             connection = await self._unless_ended(connect(self._session, self))
             unsubscribe = subscribe(self._session.agent, self._on_event, *worth_listing())
-            await (self._converse(connection) if self._interactive else self._relay(connection))
+            await (self._converse(connection) if self.interactive else self._relay(connection))
             left = True
         except _CallEnded:
-            if self._interactive:
-                self._screen.line("The call has ended.")
+            if self.interactive:
+                self.screen.line("The call has ended.")
         finally:
             if unsubscribe is not None:
                 unsubscribe()
             if connection is not None:
                 ended_it = connection.leave(end=left)
             self._reader.close()
-            self._screen.close()
+            self.screen.close()
             for task in self._tasks:
                 task.cancel()
             if not ended_it:
@@ -107,11 +118,11 @@ class _Chat:
     async def _converse(self, connection: AgentConnection) -> None:
         """At a terminal: lines come whenever they come."""
         connection.enter()
-        self._screen.line("Type to talk. /help lists what else there is.")
+        self.screen.line("Type to talk. /help lists what else there is.")
         self._prompt()
         while (line := await self._unless_ended(self._reader.readline())) is not None:
             text = line.strip()
-            self._screen.typed(text)
+            self.screen.typed(text)
             if text == "/quit":
                 return
             if text and not text.startswith("/"):
@@ -132,7 +143,7 @@ class _Chat:
             await self._unless_ended(asyncio.wait_for(self._spoke.wait(), _GREETING_SECONDS))
         while line is not None:
             if text := line.strip():
-                self._screen.typed(text)
+                self.screen.typed(text)
                 if text == "/quit":
                     return
                 if text.startswith("/"):
@@ -145,13 +156,13 @@ class _Chat:
 
     def _command(self, text: str) -> None:
         if text == "/help":
-            self._screen.line(HELP)
+            self.screen.line(HELP)
         elif text == "/events":
-            self._screen.line("\n".join(self._events) or "Nothing has happened yet.")
+            self.screen.line("\n".join(self._events) or "Nothing has happened yet.")
         elif text == "/mute":
-            self._screen.line("There is no audio in this chat, so there is nothing to mute.")
+            self.screen.line("There is no audio in this chat, so there is nothing to mute.")
         elif text:
-            self._screen.line(f"There is no command {text.split()[0]}. /help lists those there are.", "red")
+            self.screen.line(f"There is no command {text.split()[0]}. /help lists those there are.", "red")
 
     # Turns
 
@@ -183,20 +194,20 @@ class _Chat:
             return
         self._turn = None
         if turn.error:
-            self._screen.line(turn.error, "red")
+            self.screen.line(turn.error, "red")
         elif (figures := turn.figures()) is not None:
-            self._screen.figures(figures)
+            self.screen.figures(figures)
         self._prompt()
 
     def _prompt(self) -> None:
         if self._turn is None:
-            self._screen.prompt()
+            self.screen.prompt()
 
     # What the agent and the others do
 
     def on_words(self, words: Words) -> None:
         own = words.role == "assistant" and words.agent_id == self._session.agent.id
-        self._screen.words("agent" if own else words.user_id, words)
+        self.screen.words("agent" if own else words.user_id, words)
         if own and words.completed:
             self._spoke.set()
         if own and self._turn is not None:
@@ -205,8 +216,8 @@ class _Chat:
             self._prompt()
 
     def on_presence(self, presence: Presence) -> None:
-        name = self._screen.name(presence.name)
-        self._screen.line(f"{self._screen.glyphs.dot} {name} {'is here' if presence.here else 'left'}")
+        name = self.screen.name(presence.name)
+        self.screen.line(f"{self.screen.glyphs.dot} {name} {'is here' if presence.here else 'left'}")
         self._prompt()
 
     def on_custom_event(self, data: dict[str, Any]) -> None:
@@ -220,16 +231,16 @@ class _Chat:
         turn = self._turn
         if isinstance(event, ToolStartEvent):
             arguments = (f"{name}={short(value)}" for name, value in (event.arguments or {}).items())
-            self._screen.tool_called(event.tool_name, ", ".join(arguments))
+            self.screen.tool_called(event.tool_name, ", ".join(arguments))
         elif isinstance(event, ToolEndEvent) and event.success:
             result = event.result
-            self._screen.tool_done(result if isinstance(result, str) and result else short(result))
+            self.screen.tool_done(result if isinstance(result, str) and result else short(result))
         elif isinstance(event, ToolEndEvent):
-            self._screen.tool_failed(event.error or "it failed without saying why")
+            self.screen.tool_failed(event.error or "it failed without saying why")
         elif isinstance(event, LLMErrorEvent) and turn is not None:
             turn.fail(event.error_message)
         elif isinstance(event, LLMErrorEvent):
-            self._screen.line(event.error_message, "red")
+            self.screen.line(event.error_message, "red")
             self._prompt()
         elif isinstance(event, LLMResponseFinalEvent) and turn is not None:
             turn.on_final(event.text)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import threading
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from rich.cells import cell_len
 from rich.control import Control
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
     from ...edge import Words
     from .turn import Figures
+
+M = TypeVar("M", bound=Callable[..., None])
 
 _LABEL_WIDTH = 5
 _PIECES = re.compile(r"\n|[^\S\n]+|\S+")
@@ -79,6 +84,9 @@ class Screen(ABC):
     def prompt(self) -> None:  # noqa: B027
         """It is the person's turn to type."""
 
+    def outside(self, text: str) -> None:  # noqa: B027
+        """Whole lines that something else in this process wrote; from any thread."""
+
     def close(self) -> None:  # noqa: B027
         """Nothing more will be printed."""
 
@@ -113,27 +121,40 @@ class PlainScreen(Screen):
         self._print(label + self.clean(text).strip().replace("\n", "\n" + " " * len(label)))
 
 
+def _locked(method: M) -> M:
+    @wraps(method)
+    def locked(self: TerminalScreen, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return cast("M", locked)
+
+
 class TerminalScreen(Screen):
     """Columns; words appear as they come.
 
     The terminal itself edits the line that is being typed, so its mode stays as it was. What arrives while somebody
-    types clears that line first; the typed part is still in the terminal's buffer, only not to be seen.
+    types clears that line first; the typed part is still in the terminal's buffer, only not to be seen. What others
+    write comes on a thread of its own (`capture`), hence the lock.
     """
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
+        self._lock = threading.RLock()
         self._column = 0
         self._indent = 0
         self._message_id: str | None = None
         self._begun: set[str] = set()
         self._prompting = False
 
+    @_locked
     def typed(self, text: str) -> None:
         # The terminal has echoed it, line end included.
         self._prompting = False
         self._column = 0
         self._message_id = None
 
+    @_locked
     def words(self, speaker: str, words: Words) -> None:
         delta = words.delta if words.delta is not None else f"\n{words.text}"
         if delta and words.message_id != self._message_id:
@@ -147,17 +168,20 @@ class TerminalScreen(Screen):
                 self._message_id = None
                 self._fresh_line()
 
+    @_locked
     def line(self, text: str, style: str = "dim") -> None:
         self._fresh_line()
         self._message_id = None
         margin = " " * (_LABEL_WIDTH + 3)
         self._print(margin + self.clean(text).replace("\n", f"\n{margin}"), style)
 
+    @_locked
     def figures(self, figures: Figures) -> None:
         self._fresh_line()
         text = figures.line(dot=self.glyphs.dot, dash=self.glyphs.dash)
         self.console.print(Text(text, style="red" if figures.slow else "dim"), justify="right")
 
+    @_locked
     def prompt(self) -> None:
         if self._prompting:
             return
@@ -166,11 +190,22 @@ class TerminalScreen(Screen):
         self._print(self._label("you"), "bold", end="")
         self._prompting = True
 
+    @_locked
     def close(self) -> None:
         if self._prompting or self._column:
             self._prompting = False
             self._column = 0
             self.console.print()
+
+    @_locked
+    def outside(self, text: str) -> None:
+        was_prompting = self._prompting
+        self._fresh_line()
+        self._message_id = None
+        self.console.file.write(text)
+        self.console.file.flush()
+        if was_prompting:
+            self.prompt()
 
     def _label(self, speaker: str) -> str:
         return f"{self.name(speaker):>{_LABEL_WIDTH}} {self.glyphs.says} "
