@@ -1,4 +1,7 @@
-"""A worker process under a supervisor, from its beginning to its end."""
+"""A worker process under a supervisor, from its beginning to its end.
+
+It is imported there before Django is set up: models, and what imports them, come later.
+"""
 
 from __future__ import annotations
 
@@ -7,36 +10,14 @@ import os
 import runpy
 import signal
 import socket
-import time
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 from ..exceptions import RunnerConfigurationError
-from .exit import leave_if_held
-from .lifecycle import Life, prepared_application
-from .options import ProcessOptions, configure_process
 from .subprocess import STARTUP_FAILURE, Order, Supervised, become_supervised
-from .uvicorn import serve_uvicorn
 
 if TYPE_CHECKING:
-    from ..registry import AgentRegistry
-
-
-def serve_supervised(runner: AgentRegistry, supervised: Supervised, **options: Unpack[ProcessOptions]) -> None:
-    """Serve as one of several workers; what keeps it from starting is the supervisor's to tell."""
-    configure_process(**options)
-    life = Life(runner, time.monotonic(), supervised)
-    try:
-        application = prepared_application(runner)
-        application.prepare()
-        serve_uvicorn(application, supervised.listener, life, debug=options["debug"], late=supervised.late)
-        if life.failure is not None:
-            raise life.failure
-    except RunnerConfigurationError as error:
-        supervised.tell("failed", str(error))
-        leave_if_held(STARTUP_FAILURE)
-        raise SystemExit(STARTUP_FAILURE) from None
-    leave_if_held(0)
+    from .options import ProcessOptions
 
 
 def work(connection: Connection, listener: socket.socket, order: Order, late: bool) -> None:
@@ -64,6 +45,7 @@ def _serve_project(supervised: Supervised, options: ProcessOptions) -> None:
 
     django.setup()
     from ..registry import get_runner
+    from .uvicorn import serve_supervised
 
     try:
         runner = get_runner()

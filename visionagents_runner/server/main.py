@@ -13,14 +13,11 @@ from ..auth.local_requests import warn_of_local_requests
 from ..exceptions import RunnerConfigurationError
 from ..telemetry.logs import Format
 from .banner import print_report
-from .child import serve_supervised
-from .daphne import serve_daphne
 from .exit import leave_if_held
 from .lifecycle import Life, prepared_application
 from .options import ProcessOptions, configure_process
 from .sockets import listen, url_of
 from .subprocess import this_supervised
-from .uvicorn import serve_uvicorn
 
 if TYPE_CHECKING:
     from ..registry import AgentRegistry
@@ -59,6 +56,8 @@ def serve(
         "debug": debug,
     }
     if (supervised := this_supervised()) is not None:
+        from .uvicorn import serve_supervised
+
         serve_supervised(runner, supervised, **how)
         return
     began = time.monotonic()
@@ -81,8 +80,12 @@ def serve(
             return
         life = Life(runner, began)
         if server == "daphne":
+            from .daphne import serve_daphne  # installs Twisted's reactor: not before it is wanted
+
             serve_daphne(application, listener, life, debug=debug)
         else:
+            from .uvicorn import serve_uvicorn
+
             serve_uvicorn(application, listener, life, debug=debug)
     finally:
         listener.close()

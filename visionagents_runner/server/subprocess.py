@@ -11,11 +11,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
 
 from ..utils.process import add_server_process
-from .options import ProcessOptions
+
+if TYPE_CHECKING:
+    from .options import ProcessOptions
 
 logger = logging.getLogger(__name__)
+
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 """Blocked in a worker until it can answer them: what comes before that is not lost."""
 STARTUP_FAILURE = 3

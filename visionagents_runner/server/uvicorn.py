@@ -5,17 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import uvicorn
 
 from ..asgi.application import AgentsApplication
 from ..conf.settings import get_settings
+from ..exceptions import RunnerConfigurationError
 from ..utils.http_answer import answer
 from ..worker.process import sweep
 from .connections import BODY_READ_BYTES, MOST_HEAD_BYTES, READ_BYTES, BoundedListener, Phase, Watch, read_at_once
-from .lifecycle import LAST_REQUESTS_SECONDS, Life
+from .exit import leave_if_held
+from .lifecycle import LAST_REQUESTS_SECONDS, Life, prepared_application
+from .options import ProcessOptions, configure_process
+from .subprocess import STARTUP_FAILURE, Supervised
+
+if TYPE_CHECKING:
+    from ..registry import AgentRegistry
 
 
 class OrderedServer(uvicorn.Server):
@@ -317,3 +325,20 @@ def uvicorn_server(
         timeout_graceful_shutdown=patience,
     )
     return OrderedServer(config, on_startup=on_startup)
+
+
+def serve_supervised(runner: AgentRegistry, supervised: Supervised, **options: Unpack[ProcessOptions]) -> None:
+    """Serve as one of several workers; what keeps it from starting is the supervisor's to tell."""
+    configure_process(**options)
+    life = Life(runner, time.monotonic(), supervised)
+    try:
+        application = prepared_application(runner)
+        application.prepare()
+        serve_uvicorn(application, supervised.listener, life, debug=options["debug"], late=supervised.late)
+        if life.failure is not None:
+            raise life.failure
+    except RunnerConfigurationError as error:
+        supervised.tell("failed", str(error))
+        leave_if_held(STARTUP_FAILURE)
+        raise SystemExit(STARTUP_FAILURE) from None
+    leave_if_held(0)

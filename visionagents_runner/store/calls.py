@@ -13,7 +13,7 @@ from ..exceptions import (
 )
 from ..models import AgentSession
 from ..utils.validation import call_key
-from .database import read
+from . import database
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ MOST_ON_CALL = 200
 
 async def present_on(call_type: str, call_id: str) -> list[OnCall]:
     """Return the sessions that are on a call, also those that wait for a worker: no more than `MOST_ON_CALL`."""
-    return await read(_present_on, call_type, call_id)
+    return await database.read(_present_on, call_type, call_id)
 
 
 def _present_on(call_type: str, call_id: str) -> list[OnCall]:

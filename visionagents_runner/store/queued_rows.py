@@ -15,7 +15,7 @@ from ..exceptions import (
 )
 from ..models import AgentSession, Worker
 from ..models.worker import seconds_ago
-from .database import persist, read, write
+from . import database
 from .errors import try_again_after_deadlock
 from .session_limits import Limits, check_limits
 
@@ -25,7 +25,7 @@ async def due(agents: Sequence[str], most: int, *, overdue: float = 0.0) -> list
 
     With ``overdue``, only those that might have been started so many seconds ago.
     """
-    return await read(_due, agents, most, overdue)
+    return await database.read(_due, agents, most, overdue)
 
 
 def _due(agents: Sequence[str], most: int, overdue: float) -> list[AgentSession]:
@@ -43,7 +43,7 @@ async def claim(session: AgentSession, limits: Limits, *, restartable: bool) -> 
     Raises:
         SessionLimitExceeded: as `admit`; it stays queued.
     """
-    return await write(_claim, session, limits, restartable)
+    return await database.write(_claim, session, limits, restartable)
 
 
 def _claim(session: AgentSession, limits: Limits, restartable: bool) -> bool:
@@ -62,19 +62,19 @@ def _claim(session: AgentSession, limits: Limits, restartable: bool) -> bool:
 
 async def unclaim(session: AgentSession, worker_id: uuid.UUID) -> bool:
     """Give back a session that was claimed and not begun."""
-    return await persist(AgentSession.objects.unclaim, session.pk, worker_id)
+    return await database.persist(AgentSession.objects.unclaim, session.pk, worker_id)
 
 
 async def postpone(key: uuid.UUID, seconds: float, *, why: str) -> bool:
     """Let a queued session wait for so long."""
-    return await write(AgentSession.objects.postpone, key, seconds, why=why)
+    return await database.write(AgentSession.objects.postpone, key, seconds, why=why)
 
 
 async def hurry(
     most: int, *, agents: Iterable[str], calls: Iterable[tuple[str, str]], users: Iterable[Any]
 ) -> list[AgentSession]:
     """See `AgentSessionQuerySet.hurry`."""
-    return await write(AgentSession.objects.hurry, most, agents=agents, calls=calls, users=users)
+    return await database.write(AgentSession.objects.hurry, most, agents=agents, calls=calls, users=users)
 
 
 async def places_elsewhere(agent: str, *, exclude: uuid.UUID | None = None) -> int | None:
@@ -85,7 +85,7 @@ async def places_elsewhere(agent: str, *, exclude: uuid.UUID | None = None) -> i
     Raises:
         NoWorker: no other worker hosts that agent and takes sessions.
     """
-    return await read(_places_elsewhere, agent, exclude)
+    return await database.read(_places_elsewhere, agent, exclude)
 
 
 def _places_elsewhere(agent: str, exclude: uuid.UUID | None) -> int | None:

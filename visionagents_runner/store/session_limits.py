@@ -14,8 +14,8 @@ from ..exceptions import (
     SessionLimitExceeded,
 )
 from ..models import AgentSession, Slot
+from . import database
 from .calls import Visible, check_visible, slot_of_call
-from .database import write
 from .errors import try_again_after_deadlock
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ async def admit(session: AgentSession, limits: Limits, visible: Visible | None =
         MaxConcurrentSessionsExceeded: the launcher's limit on this worker is reached.
         MaxSessionsPerCallExceeded, MaxSessionsExceeded: a limit over all workers is reached.
     """
-    await write(_admit, session, limits, visible)
+    await database.write(_admit, session, limits, visible)
 
 
 def _admit(session: AgentSession, limits: Limits, visible: Visible | None) -> None:
@@ -71,7 +71,7 @@ async def enqueue(session: AgentSession, visible: Visible | None = None) -> None
     Raises:
         CallHidden: as `admit`.
     """
-    await write(_enqueue, session, visible)
+    await database.write(_enqueue, session, visible)
 
 
 def _enqueue(session: AgentSession, visible: Visible | None) -> None:

@@ -18,7 +18,7 @@ from ..messaging.outbox import send_from_anywhere
 from ..models import AgentSession, EndReason, EventLine, SessionCommand, SessionEvent, Worker, WorkerState
 from ..models.worker import seconds_ago
 from ..signals import session_ended
-from .database import read, write
+from . import database
 from .errors import try_again_after_deadlock
 
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ async def get_session(pk: uuid.UUID | str) -> AgentSession | None:
         key = pk if isinstance(pk, uuid.UUID) else uuid.UUID(pk)
     except ValueError:
         return None
-    return await read(AgentSession.objects.filter(pk=key).first)
+    return await database.read(AgentSession.objects.filter(pk=key).first)
 
 
 async def request_close(pk: uuid.UUID | str, *, by: str = "", force: bool = False) -> bool:
     """Ask the worker of a session, wherever it runs, to close it. True if the request is new."""
-    return bool(await write(request_close_sync, [pk], by=by, force=force))
+    return bool(await database.write(request_close_sync, [pk], by=by, force=force))
 
 
 def request_close_sync(pks: Iterable[uuid.UUID | str], *, by: str = "", force: bool = False) -> int:
@@ -99,7 +99,7 @@ class Wanted(NamedTuple):
 
 async def wanted_of(worker_id: uuid.UUID, *, commands_within: float) -> list[Wanted]:
     """Return what is wanted of the live sessions of a worker, those of which nothing is wanted left out."""
-    return await read(_wanted_of, worker_id, commands_within)
+    return await database.read(_wanted_of, worker_id, commands_within)
 
 
 def _wanted_of(worker_id: uuid.UUID, commands_within: float) -> list[Wanted]:
@@ -113,7 +113,7 @@ def _wanted_of(worker_id: uuid.UUID, commands_within: float) -> list[Wanted]:
 async def live_sessions_of(worker: Worker) -> list[uuid.UUID]:
     """Return the live sessions of ``worker``."""
     mine = AgentSession.objects.live().filter(worker_id=worker.pk)
-    return await read(lambda: list(mine.order_by().values_list("pk", flat=True)))
+    return await database.read(lambda: list(mine.order_by().values_list("pk", flat=True)))
 
 
 async def end_not_begun(worker: Worker, session_ids: Sequence[uuid.UUID], why: str) -> list[uuid.UUID]:
@@ -121,12 +121,12 @@ async def end_not_begun(worker: Worker, session_ids: Sequence[uuid.UUID], why: s
     if not session_ids:
         return []
     mine = AgentSession.objects.filter(worker_id=worker.pk)
-    return await write(mine.finish, EndReason.CREATE_FAILED, error=why, keys=session_ids)
+    return await database.write(mine.finish, EndReason.CREATE_FAILED, error=why, keys=session_ids)
 
 
 async def ended_among(session_ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
     """Return those of these sessions whose rows have ended."""
-    return await read(_ended_among, session_ids)
+    return await database.read(_ended_among, session_ids)
 
 
 def _ended_among(session_ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
@@ -144,14 +144,14 @@ async def record(lines: Sequence[EventLine], *, after: Mapping[uuid.UUID, int] |
     was returned before: they are not written twice.
     """
     known = None if after is None else dict(after)
-    return await write(try_again_after_deadlock, partial(SessionEvent.objects.append, lines, after=known))
+    return await database.write(try_again_after_deadlock, partial(SessionEvent.objects.append, lines, after=known))
 
 
 async def save_metrics(
     snapshots: Mapping[uuid.UUID, Mapping[str, Any]], costs: Mapping[uuid.UUID, Cost] | None = None
 ) -> None:
     """Keep the latest metrics of running agents, and what they cost, on their rows: every worker can show them."""
-    await write(_save_metrics, snapshots, costs or {})
+    await database.write(_save_metrics, snapshots, costs or {})
 
 
 def _save_metrics(snapshots: Mapping[uuid.UUID, Mapping[str, Any]], costs: Mapping[uuid.UUID, Cost]) -> None:

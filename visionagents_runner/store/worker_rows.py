@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..conf.settings import get_settings
 from ..models import AgentSession, EndReason, SessionCommand, Slot, Turn, Worker, WorkerState
 from ..utils.process import ProcessIdentity, is_known_dead
-from .database import persist, read, run_heartbeat, run_reaping, write
+from . import database
 
 if TYPE_CHECKING:
     from ..models.worker import WorkerQuerySet
@@ -24,7 +24,7 @@ _COMMAND_AGE = timedelta(minutes=1)
 
 
 async def register(worker: Worker) -> None:
-    await write(partial(worker.save, force_insert=True))
+    await database.write(partial(worker.save, force_insert=True))
 
 
 async def beat(worker: Worker, *, within: float, draining: bool = False, **values: Any) -> bool:
@@ -35,7 +35,7 @@ async def beat(worker: Worker, *, within: float, draining: bool = False, **value
     Raises:
         TimeoutError: the database did not answer ``within`` seconds.
     """
-    return await asyncio.wait_for(run_heartbeat(_beat, worker, draining, values), within)
+    return await asyncio.wait_for(database.run_heartbeat(_beat, worker, draining, values), within)
 
 
 def _beat(worker: Worker, draining: bool, values: dict[str, Any]) -> bool:
@@ -49,17 +49,17 @@ def _beat(worker: Worker, draining: bool, values: dict[str, Any]) -> bool:
 
 
 async def set_draining(worker: Worker, draining: bool = True) -> None:
-    await persist(worker.mark_draining if draining else worker.mark_running)
+    await database.persist(worker.mark_draining if draining else worker.mark_running)
 
 
 async def drain_requested(worker: Worker) -> bool:
     """Whether an operator wants this worker to take no new sessions."""
-    return await read(Worker.objects.filter(pk=worker.pk, drain_requested_at__isnull=False).exists)
+    return await database.read(Worker.objects.filter(pk=worker.pk, drain_requested_at__isnull=False).exists)
 
 
 async def stop(worker: Worker) -> list[uuid.UUID]:
     """Say goodbye for a worker. Sessions that it could not end itself end now as `drained`; returns their ids."""
-    return await write(_stop, worker)
+    return await database.write(_stop, worker)
 
 
 def _stop(worker: Worker) -> list[uuid.UUID]:
@@ -90,7 +90,7 @@ async def reap(
 
     What takes looking at the sessions of all workers is done by one of them in ``every`` seconds; with 0, at each call.
     """
-    return await run_reaping(_reap, me, identity, may_judge, every)
+    return await database.run_reaping(_reap, me, identity, may_judge, every)
 
 
 def _reap(me: Worker, identity: ProcessIdentity, may_judge: Callable[[], bool], every: float) -> Reaped:
