@@ -31,6 +31,7 @@ def tabs(client: Client, query: str = "") -> dict[str, str]:
     return {tab.label: tab.count for tab in client.get(f"{LIST}{query}").context_data["tabs"]}
 
 
+@pytest.mark.smoke
 def test_the_tiles_tell_how_things_stand(root: Client, make: Make, silent_worker: Worker) -> None:
     joined = [make(f"joined-{number}") for number in range(3)]
     for number, session in enumerate(joined, start=1):

@@ -40,6 +40,7 @@ def test_slots_and_events_have_no_admin() -> None:
     assert not site.is_registered(SessionEvent)
 
 
+@pytest.mark.smoke
 def test_the_list_shows_a_session_of_each_state(root: Client, make: Make) -> None:
     for status in SessionStatus.values:
         make(f"call-{status}", status, reason=ENDS.get(status))
@@ -94,6 +95,7 @@ def test_counting_stops_at_a_limit_and_says_so(root: Client, make: Make, monkeyp
     assert all("LIMIT" in sql for sql in counts)
 
 
+@pytest.mark.smoke
 def test_filters_select_what_they_say(root: Client, make: Make, worker: Worker) -> None:
     other = Worker.objects.create(hostname="other", pid=1)
     make("live", agent="coach")
@@ -165,6 +167,7 @@ TRACEBACK = """Traceback (most recent call last):
 KeyError: 1"""
 
 
+@pytest.mark.smoke
 def test_the_page_shows_a_failed_session_with_its_traceback(root: Client, make: Make) -> None:
     session = make("broken", "failed", reason=EndReason.CREATE_FAILED, error=TRACEBACK)
     text = text_of(root, page_of(session))

@@ -41,6 +41,7 @@ async def elsewhere(**values: Any) -> AgentSession:
     return await AgentSession.objects.acreate(**values)
 
 
+@pytest.mark.smoke
 async def test_a_started_session_is_answered_with_its_id_call_and_start(client: Client) -> None:
     answer = await client.post("/sessions", {"call_id": "my-call-123", "call_type": "default"})
     assert answer.status == 201

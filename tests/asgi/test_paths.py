@@ -146,6 +146,7 @@ async def test_a_path_that_is_not_the_apis_is_not_found() -> None:
     assert (answer.status, answer.detail) == (404, "Not Found")
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("mount", ["include"], indirect=True)
 @pytest.mark.parametrize("prefix", ["/", "/agents/", "/a b/", "/acme/agents/", "/en/agents/"])
 async def test_both_mounts_read_ids_right_under_any_prefix(

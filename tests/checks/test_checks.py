@@ -75,6 +75,7 @@ def manage(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.smoke
 def test_the_shipped_project_has_nothing_to_say() -> None:
     done = manage("check")
     assert "System check identified no issues" in done.stdout + done.stderr
@@ -109,6 +110,7 @@ def test_a_deployment_of_the_shipped_project_on_redis_is_not_warned_of_by_us() -
     assert "no issues" in done.stdout + done.stderr
 
 
+@pytest.mark.smoke
 def test_a_deployment_of_the_shipped_project_can_satisfy_all_of_djangos_checks_by_its_environment() -> None:
     done = manage(
         "check",

@@ -12,6 +12,7 @@ from tests.edge.browser import Browser, Ears, browser, loudness, next_event, spe
 from visionagents_runner.edge import BadOffer, Media, NoMedia, Speaking, join_room
 
 
+@pytest.mark.smoke
 async def test_an_agent_hears_a_person_who_has_come_with_a_browser(on_call):
     agent = await on_call()
     ears = Ears(agent)
@@ -33,6 +34,7 @@ async def test_an_agent_hears_a_person_who_has_come_with_a_browser(on_call):
     ]
 
 
+@pytest.mark.smoke
 async def test_a_person_hears_the_agent_at_any_rate(on_call):
     agent = await on_call()
     caller = join_room("default", "c", "caller")

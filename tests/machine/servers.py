@@ -18,8 +18,8 @@ import subprocess
 import sys
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import redis.asyncio
@@ -240,12 +240,8 @@ async def running_database(kind: str, folder: Path, *, max_connections: int = 20
 async def run(database: str, kinds: set[str], command: list[str]) -> int:
     """Run a command while its servers run; returns its exit code."""
     async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="visionagents-tests-")))
-        # Servers that root starts are other users', and so are some programs that tests start.
-        for each in (folder, folder / "tmp"):
-            each.mkdir(exist_ok=True)
-            each.chmod(0o711)
-        environment = {**os.environ, "TMPDIR": str(folder / "tmp")}
+        folder = stack.enter_context(_temporary_folder())
+        environment = {**os.environ, "TMPDIR": str(folder)}
         why_not: dict[str, str] = json.loads(os.environ.get(WHY_NOT) or "{}")
         for name, requirement in REQUIREMENTS.items():
             if requirement.url and requirement.wanted_for in {"", *kinds} and requirement.url not in environment:
@@ -261,6 +257,15 @@ async def run(database: str, kinds: set[str], command: list[str]) -> int:
                 sys.exit(f"tests/run: {database}: {why_not[database]}")
             environment["DATABASE_URL"] = environment[REQUIREMENTS[database].url]
         return await _run(command, environment)
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    # A short name: tests put sockets into folders below it, and a socket's path may have 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="va-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        folder.chmod(0o711)  # servers that root starts are other users', and so are some programs of tests
+        yield folder
 
 
 @asynccontextmanager

@@ -66,7 +66,7 @@ def test_they_end_with_the_command_whichever_way_and_leave_nothing(
         for address in addresses:
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(address, 10)
-        assert not Path(folder).parent.exists()
+        assert not Path(folder).exists()
     finally:
         process.kill()
         process.communicate()

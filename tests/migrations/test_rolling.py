@@ -94,6 +94,7 @@ def test_an_older_version_reads_and_changes_what_a_newer_one_wrote(version: str)
     assert set(AgentSession.objects.filter(call_id="live").values_list("priority", flat=True)) == {5}
 
 
+@pytest.mark.smoke
 def test_each_migration_only_adds() -> None:
     """Whatever else it does has to be thought about, and written down here."""
     unsafe = [
@@ -145,6 +146,7 @@ def test_each_column_that_came_later_may_be_left_out_by_an_older_version() -> No
     assert not missing, "give them null=True or a db_default"
 
 
+@pytest.mark.smoke
 @pytest.mark.django_db
 def test_the_database_is_at_the_newest_version() -> None:
     assert connection.introspection.table_names()

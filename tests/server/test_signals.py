@@ -122,6 +122,7 @@ def assert_all_ended(*reasons: str) -> None:
     assert set(Worker.objects.values_list("state", flat=True)) == {WorkerState.STOPPED}
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("command", EMBEDDED.values(), ids=EMBEDDED)
 def test_sigterm_lets_calls_go_on_and_then_drains_them(command: Command) -> None:
     with running(command, DRAIN_TIMEOUT=1.0) as server:
@@ -189,6 +190,7 @@ def reloaded() -> bool:
     return True
 
 
+@pytest.mark.smoke
 def test_runserver_closes_its_sessions_before_a_reload_and_at_its_end() -> None:
     with running(lambda port: ["-m", "django", "runserver", str(port)]) as server:
         server.start()

@@ -51,6 +51,7 @@ async def test_asking_an_agent_that_does_not_answer_times_out():
         assert not agent.edge.room.people
 
 
+@pytest.mark.smoke
 @pytest.mark.django_db(transaction=True)
 async def test_the_launcher_fixture_runs_sessions_on_the_test_database(agent_launcher):  # noqa: F811
     launcher = await agent_launcher(max_concurrent_sessions=2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.conftest import until
 from tests.websockets.calls.conftest import Server
 from visionagents_runner.edge import find_room
@@ -9,6 +11,7 @@ from visionagents_runner.models import EndReason
 from visionagents_runner.websockets.calls.sessions import end_words
 
 
+@pytest.mark.smoke
 async def test_somebody_joins_types_and_reads_the_answer(server: Server) -> None:
     session = await server.start()
     async with server.socket() as socket:

@@ -71,7 +71,10 @@ def joined(server: Server, path: str = PATH, **options: Any) -> Iterator[Client]
         yield Client(connection)
 
 
-@pytest.mark.parametrize("command", ALL.values(), ids=ALL)
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(command, id=name, marks=[pytest.mark.smoke] * (name in EMBEDDED)) for name, command in ALL.items()],
+)
 def test_every_server_carries_a_call(command: Command) -> None:
     with running(command, RUNNER=RUNNER) as server:
         session = server.start("a/b")
