@@ -380,9 +380,9 @@ def test_a_loop_that_ends_without_a_drain_still_writes_the_end() -> None:
 
 
 def _forget_worker() -> None:
-    from visionagents_runner.worker import worker
+    from visionagents_runner.worker.current import set_current_worker
 
-    worker._current = None
+    set_current_worker(None)
 
 
 async def test_an_end_is_final(launch: Any) -> None:
