@@ -293,7 +293,9 @@ def test_the_sizing_table_is_what_follows_from_what_was_measured() -> None:
     assert len((database._writer, *database._readers, database._pulse, database._reaper)) == sizing.LANES
     pool = shipped._database("postgresql://server/name")["OPTIONS"]["pool"]
     assert (pool["min_size"], pool["max_size"]) == sizing.POOL
-    [jobs] = re.findall(r"^_CONNECTIONS = (\d+)$", (FOLDER.parent / "engine" / "worker.py").read_text(), re.M)
+    [jobs] = re.findall(
+        r"^_CONNECTIONS = (\d+)$", (FOLDER.parent / "dispatch" / "procrastinate" / "worker.py").read_text(), re.M
+    )
     assert int(jobs) + 1 == sizing.ENGINE
     for microseconds in sizing.CPU_US.values():
         assert f"| {_rounded(microseconds)} |" in PAGE

@@ -292,7 +292,7 @@ def serve_in_vain(*more: str, **settings: Any) -> tuple[int, str]:
 
 
 def test_a_script_without_a_project_has_workers_too(tmp_path: Path) -> None:
-    shutil.copy(ROOT / "tests" / "standalone" / "agent.py", tmp_path)
+    shutil.copy(ROOT / "tests" / "cli" / "standalone" / "agent.py", tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     process = subprocess.Popen(
@@ -322,7 +322,7 @@ def test_a_script_without_a_project_has_workers_too(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(240)
 def test_a_script_that_serves_when_it_is_imported_is_told_where_to(tmp_path: Path) -> None:
-    script = (ROOT / "tests" / "standalone" / "agent.py").read_text()
+    script = (ROOT / "tests" / "cli" / "standalone" / "agent.py").read_text()
     (tmp_path / "agent.py").write_text(script.replace('if __name__ == "__main__":', "if True:"))
     done = subprocess.run(
         [sys.executable, "agent.py", "serve", "--port", "0", "--workers", "2"],

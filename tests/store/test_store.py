@@ -11,7 +11,8 @@ import pytest
 from django.db import OperationalError, connection, connections
 
 from visionagents_runner.models import AgentSession, Slot, Worker
-from visionagents_runner.store import database, errors, session_rows, worker_rows
+from visionagents_runner.store import database, session_rows, worker_rows
+from visionagents_runner.store.errors import try_again_after_deadlock
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -75,7 +76,7 @@ async def test_a_deadlock_is_tried_again_and_another_error_is_not() -> None:
             raise OperationalError("deadlock detected")
         return "admitted"
 
-    assert errors.try_again_after_deadlock(deadlocked) == "admitted"
+    assert try_again_after_deadlock(deadlocked) == "admitted"
 
     def broken() -> None:
         tries.append(1)
@@ -83,7 +84,7 @@ async def test_a_deadlock_is_tried_again_and_another_error_is_not() -> None:
 
     tries.clear()
     with pytest.raises(OperationalError, match="no such column"):
-        errors.try_again_after_deadlock(broken)
+        try_again_after_deadlock(broken)
     assert len(tries) == 1
 
 
@@ -102,7 +103,7 @@ def test_two_first_takers_of_a_slot_make_one_row() -> None:
     def take() -> None:
         try:
             for number in range(20):
-                errors.try_again_after_deadlock(lambda number=number: Slot.objects.take([("call", str(number))]))
+                try_again_after_deadlock(lambda number=number: Slot.objects.take([("call", str(number))]))
         except BaseException as error:
             errors.append(error)
         finally:

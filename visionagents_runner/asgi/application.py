@@ -7,6 +7,7 @@ import logging
 import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from django.conf import settings
 from django.core import asgi as django_asgi
@@ -162,6 +163,16 @@ def _warn(runner: AgentRegistry) -> None:
     warn_of_local_requests(runner)
 
 
+_applications: WeakKeyDictionary[AgentRegistry, AgentsApplication] = WeakKeyDictionary()
+
+
+def application_of(runner: AgentRegistry) -> AgentsApplication:
+    """Return the one application of ``runner`` that stands by itself, with Django for all that is not the API's."""
+    if runner not in _applications:
+        _applications[runner] = AgentsApplication(runner)
+    return _applications[runner]
+
+
 def project_application(runner: AgentRegistry) -> AgentsApplication:
     """Return what ``serveagents`` serves: the project's ASGI_APPLICATION, consumers included, with the API before it.
 
@@ -170,7 +181,7 @@ def project_application(runner: AgentRegistry) -> AgentsApplication:
     """
     path = getattr(settings, "ASGI_APPLICATION", None)
     if not path or runner.standalone:
-        return AgentsApplication(runner)
+        return application_of(runner)
     from django.utils.module_loading import import_string
 
     try:

@@ -22,7 +22,7 @@ from tests.server.test_signals import Server, wait_for
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    shutil.copy(ROOT / "tests" / "standalone" / "agent.py", tmp_path)
+    shutil.copy(ROOT / "tests" / "cli" / "standalone" / "agent.py", tmp_path)
     return tmp_path
 
 
