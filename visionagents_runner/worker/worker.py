@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
@@ -74,14 +74,14 @@ class AgentWorker:
         self.services = Services(self)
 
         self._runner = runner
-        self._row: Worker | None = None
         self._running = False
         self._identity = identify()
+        self._row = self._new_row()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._saved: dict[uuid.UUID, dict[str, Any]] = {}
         self._unknown: set[uuid.UUID] = set()
-        self._hurry: asyncio.Event | None = None
-        self._idle: asyncio.Event | None = None
+        self._hurry = asyncio.Event()
+        self._idle = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
         self._telling: set[asyncio.Task[Any]] = set()
         self._limits: dict[str, asyncio.Task[Any]] = {}
@@ -177,7 +177,7 @@ class AgentWorker:
                 launcher.attach(self)
             refuse_unsound_endpoints()
             load_redact()  # what cannot be redacted is not shown: found out now rather than in a call
-            self._row = self._new_row()
+            self._row.capacity, self._row.agents = self.capacity, self._agents()
             registered_at = boot_time()
             await self._register(self._row)
         except BaseException:
@@ -188,7 +188,6 @@ class AgentWorker:
         self.recorder.start()
         self.webhooks.start()
         self.lag.start()
-        self._hurry, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
         self.control.open()
         self._hear_of_ends()
@@ -244,7 +243,6 @@ class AgentWorker:
         await asyncio.shield(self._draining)
 
     async def _drain(self, timeout: float) -> None:
-        assert self._hurry is not None
         try:
             count = sum(1 for _ in self.live_sessions)
             if count and timeout > 0:
@@ -268,8 +266,7 @@ class AgentWorker:
 
     def hurry(self) -> None:
         """Have a drain that is under way close the rest at once."""
-        if self._hurry is not None:
-            self._hurry.set()
+        self._hurry.set()
 
     async def stop(self) -> None:
         """Close every session in order and stop."""
@@ -299,11 +296,10 @@ class AgentWorker:
         self.webhooks.wake()
         self.services.session_ended(session.row)
         self.services.room_changed()
-        if self._idle is not None and not any(self.live_sessions):
+        if not any(self.live_sessions):
             self._idle.set()
 
     async def _stop(self) -> None:
-        assert self._row is not None
         await self.close_sessions(self.live_sessions, reason=self.closing_reason)
         self.control.close()
         self._stop_hearing()
@@ -362,8 +358,6 @@ class AgentWorker:
             process_started=identity.started,
             runner=self._runner[:255],
             version=__version__,
-            capacity=self.capacity,
-            agents=self._agents(),
         )
 
     def _agents(self) -> dict[str, int | None]:
@@ -421,7 +415,7 @@ class AgentWorker:
         task.add_done_callback(self._telling.discard)
 
     async def _warm_up(self, launcher: AgentLauncher) -> None:
-        for attempt in range(10**9):
+        for attempt in count():
             try:
                 await launcher.warmup()
             except Exception as error:
@@ -440,12 +434,9 @@ class AgentWorker:
         await asyncio.gather(*warming, return_exceptions=True)
 
     async def _mark_draining(self) -> None:
-        assert self._row is not None
         await worker_rows.set_draining(self._row)
 
     async def _wait_idle_or_hurry(self, timeout: float) -> None:
-        assert self._hurry is not None
-        assert self._idle is not None
         self._idle.clear()
         if not self._in_use:
             return
@@ -457,7 +448,6 @@ class AgentWorker:
                 wait.cancel()
 
     async def _beat(self) -> None:
-        assert self._row is not None
         sent_at = boot_time()
         try:
             alive = await worker_rows.beat(
@@ -485,7 +475,6 @@ class AgentWorker:
 
     async def _look_after_sessions(self) -> None:
         """Close sessions of ours that others declared lost, and declare lost those of workers that died."""
-        assert self._row is not None
         await self._close_what_was_declared_lost()
         await self._end_what_nobody_runs()
         # The half: whoever asks next after an interval shall find that it is time.
@@ -511,7 +500,6 @@ class AgentWorker:
             self.track(spawn(tell_ended(str(pk), reason), name=f"told-{pk}"))
 
     async def _poll(self) -> None:
-        assert self._row is not None
         asked = await worker_rows.drain_requested(self._row)
         if asked != self.cordoned:
             await self._cordon(asked)
@@ -520,7 +508,6 @@ class AgentWorker:
 
     async def _cordon(self, asked: bool) -> None:
         """Take no new sessions while an operator wants it so."""
-        assert self._row is not None
         self.cordoned = asked
         logger.warning(
             "Asked to drain: no new sessions here, those that are live go on"
@@ -546,7 +533,6 @@ class AgentWorker:
 
         Only those that it has not known for two looks: one may be written and not yet begun.
         """
-        assert self._row is not None
         theirs = set(await session_rows.live_sessions_of(self._row))
         known = {session.uuid for session in self.live_sessions}
         for launcher in self.launchers.values():
