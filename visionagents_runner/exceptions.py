@@ -23,19 +23,27 @@ class NotReady(RunnerError):
 
 
 class SessionLimitExceeded(RunnerError):
-    """A limit on live sessions is reached; nothing was created."""
+    """A limit on live sessions is reached; nothing was created. ``limit`` names it between processes."""
+
+    limit = "sessions"
 
 
 class MaxConcurrentSessionsExceeded(SessionLimitExceeded):
     """The launcher's ``max_concurrent_sessions`` on this worker is reached."""
 
+    limit = "max_concurrent_sessions"
+
 
 class MaxSessionsPerCallExceeded(SessionLimitExceeded):
     """The launcher's ``max_sessions_per_call`` for this call is reached, on all workers together."""
 
+    limit = "max_sessions_per_call"
+
 
 class MaxSessionsExceeded(SessionLimitExceeded):
     """A limit over all workers is reached: of an agent, of a user, or of all; the message says which."""
+
+    limit = "max_sessions"
 
 
 class TooMany(RunnerError):

@@ -258,7 +258,7 @@ class Claimer(Service):
         except MaxConcurrentSessionsExceeded:
             return Placed.NO_ROOM
         except SessionLimitExceeded as limit:
-            await queued_rows.postpone(row.pk, backoff(row.attempts), why=str(limit))
+            await queued_rows.postpone(row.pk, backoff(row.attempts), because=limit)
             return Placed.POSTPONED
         except NotReady:
             return Placed.NO_ROOM

@@ -29,7 +29,7 @@ from ..exceptions import (
 from ..models import AgentSession, EndReason, SessionEvent, SessionStatus
 from ..models.session import PRIORITIES
 from ..models.worker import in_seconds
-from ..sessions.session import TOOK_TOO_LONG
+from ..sessions.session import START_TIMEOUT
 from ..store import calls, database, errors, queued_rows, session_limits, session_rows
 from ..utils.tasks import spawn
 
@@ -206,17 +206,17 @@ class _Placement:
             if row.started_at is not None:
                 return row
             if not row.is_live:
-                raise self._failure(row)
+                raise await self._failure(row)
             if time.monotonic() >= deadline:
                 raise StartTimeout(f"The session did not start within {patience:g} s", session_id=str(row.pk))
             await self._wait(delay)
             delay = min(delay * 1.5, _SLOWEST_POLL_SECONDS)
 
-    def _failure(self, row: AgentSession) -> RunnerError:
+    async def _failure(self, row: AgentSession) -> RunnerError:
         key = str(row.pk)
         if row.end_reason == EndReason.EXPIRED:
             return self._full
-        if row.error.startswith(TOOK_TOO_LONG):
+        if row.end_reason == EndReason.CREATE_FAILED and await _told(row, "ended", "cause") == START_TIMEOUT:
             return StartTimeout("The agent took too long to start", session_id=key)
         if row.end_reason == EndReason.DRAINED:
             return StartDrained(
@@ -243,9 +243,14 @@ class _Placement:
 
 
 async def _limit_that_postponed(row: AgentSession) -> SessionLimitExceeded:
-    last = SessionEvent.objects.filter(session_id=row.pk, kind="postponed").order_by("-seq")
-    event = await database.read(last.first)
-    reason = str(event.data.get("reason", "")) if event is not None else ""
-    if reason.startswith("Reached maximum number of sessions for this call"):
+    reason = await _told(row, "postponed", "reason") or "Reached maximum number of sessions"
+    if await _told(row, "postponed", "limit") == MaxSessionsPerCallExceeded.limit:
         return MaxSessionsPerCallExceeded(reason)
-    return MaxSessionsExceeded(reason or "Reached maximum number of sessions")
+    return MaxSessionsExceeded(reason)
+
+
+async def _told(row: AgentSession, kind: str, key: str) -> str:
+    """Return what the last event of that kind in a session's history says under ``key``; "" if it says nothing."""
+    last = SessionEvent.objects.filter(session_id=row.pk, kind=kind).order_by("-seq")
+    event = await database.read(last.first)
+    return str(event.data.get(key, "")) if event is not None else ""

@@ -141,11 +141,14 @@ class AgentSessionQuerySet(models.QuerySet["AgentSession"]):
         mine = self.live().filter(worker_id=worker_id, status=SessionStatus.STARTING, started_at__isnull=True)
         return bool(_change(mine, "requeued", keys=[key], status=SessionStatus.QUEUED, worker_id=None, due_at=Now()))
 
-    def postpone(self, key: uuid.UUID, seconds: float, *, why: str) -> bool:
-        """Let a queued session wait for so long before the next worker tries. Its history tells of the first time."""
+    def postpone(self, key: uuid.UUID, seconds: float, *, why: str, limit: str = "") -> bool:
+        """Let a queued session wait for so long before the next worker tries. Its history tells of the first time.
+
+        ``why`` is for people, ``limit`` the name of what holds it back (`SessionLimitExceeded.limit`).
+        """
         values = {"due_at": in_seconds(seconds), "attempts": F("attempts") + 1}
         waiting = self.due().order_by()
-        if _change(waiting.filter(attempts=0), "postponed", keys=[key], data={"reason": why}, **values):
+        if _change(waiting.filter(attempts=0), "postponed", keys=[key], data={"reason": why, "limit": limit}, **values):
             return True
         return bool(waiting.filter(pk=key).update(**values))
 
@@ -434,17 +437,19 @@ class AgentSession(models.Model):
         *,
         error: str = "",
         at: datetime | None = None,
+        data: dict[str, Any] | None = None,
         metrics: dict[str, Any] | None = None,
         cost: Cost | None = None,
     ) -> bool:
         """Give it its end state; False if it had one already, which then stays.
 
-        ``at`` is when it ended (now, if None), ``metrics`` the agent's last ones, ``cost`` what it cost.
+        ``at`` is when it ended (now, if None), ``data`` what else its history tells of that, ``metrics`` the agent's
+        last ones, ``cost`` what it cost.
         """
         values: dict[str, Any] = {"metrics": metrics, "metrics_at": at or Now()} if metrics else {}
         if cost is not None:
             values |= cost.values()
-        return bool(self._self().finish(reason, error=error, at=at, keys=[self.pk], **values))
+        return bool(self._self().finish(reason, error=error, at=at, data=data, keys=[self.pk], **values))
 
     def _self(self) -> AgentSessionQuerySet:
         return AgentSession.objects.filter(pk=self.pk)

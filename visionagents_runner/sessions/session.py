@@ -38,7 +38,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-TOOK_TOO_LONG = "create_agent took longer than"
+START_TIMEOUT = "start_timeout"
+"""``cause`` in the data of an end: the agent took too long to be built."""
 """How the error of a session begins whose agent was not built in time."""
 
 _SETTLE_STEP_SECONDS = 0.02
@@ -90,6 +91,7 @@ class LiveSession:
         self._join_began: float | None = None
         self._joined = asyncio.Event()
         self._close_reason: EndReason | None = None
+        self._cause_of_end = ""
         self._close_error = ""
         self._close_by = ""
         self._close_event = asyncio.Event()
@@ -382,7 +384,8 @@ class LiveSession:
         if not build.done():
             build.cancel()
             self._keep(build, then=self._close_late_agent)
-            error = f"{TOOK_TOO_LONG} {limit:g} s (START_TIMEOUT) and was cancelled."
+            error = f"create_agent took longer than {limit:g} s (START_TIMEOUT) and was cancelled."
+            self._cause_of_end = START_TIMEOUT
             self._fail_start(StartTimeout(error, session_id=self.id))
             return EndReason.CREATE_FAILED, error
         if build.cancelled():
@@ -574,9 +577,12 @@ class LiveSession:
 
     async def _write_end(self, reason: EndReason, error: str) -> bool:
         """Give the row its end state. False if it had one, or if nobody can wait for the database any longer."""
+        data = {"cause": self._cause_of_end} if self._cause_of_end else None
         for text, metrics in ((error, self._last_metrics()), ("The end could not be written whole: see the log.", {})):
             cost = self.cost(metrics) if metrics else None
-            writing = self._write(self.row.finish, reason, error=text, at=self.ended_at, metrics=metrics, cost=cost)
+            writing = self._write(
+                self.row.finish, reason, error=text, at=self.ended_at, data=data, metrics=metrics, cost=cost
+            )
             await wait_for_any(writing, self._gave_up)
             if not writing.done():
                 writing.cancel()

@@ -12,6 +12,7 @@ from django.db.models import Count
 from ..conf.settings import get_settings
 from ..exceptions import (
     NoWorker,
+    SessionLimitExceeded,
 )
 from ..models import AgentSession, Worker
 from ..models.worker import seconds_ago
@@ -65,9 +66,9 @@ async def unclaim(session: AgentSession, worker_id: uuid.UUID) -> bool:
     return await database.persist(AgentSession.objects.unclaim, session.pk, worker_id)
 
 
-async def postpone(key: uuid.UUID, seconds: float, *, why: str) -> bool:
+async def postpone(key: uuid.UUID, seconds: float, *, because: SessionLimitExceeded) -> bool:
     """Let a queued session wait for so long."""
-    return await database.write(AgentSession.objects.postpone, key, seconds, why=why)
+    return await database.write(AgentSession.objects.postpone, key, seconds, why=str(because), limit=because.limit)
 
 
 async def hurry(
