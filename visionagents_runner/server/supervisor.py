@@ -406,17 +406,13 @@ def _order(runner: AgentRegistry, options: ProcessOptions) -> Order:
 
 def _refuse_unsound_database() -> None:
     from ..models import AgentSession, Worker
+    from ..store.errors import unusable
 
     try:
         for model in (Worker, AgentSession):
             model.objects.order_by().first()
     except DatabaseError as error:
-        text = str(error).partition("\n")[0]
-        if any(words in text.lower() for words in ("no such", "does not exist", "doesn't exist", "unknown column")):
-            raise RunnerConfigurationError(
-                "The database has no tables for the sessions, or old ones: run `python manage.py migrate`"
-            ) from error
-        raise RunnerConfigurationError(f"The database does not answer: {text}") from error
+        raise unusable(error) from error
     finally:
         connection: Any = connections[router.db_for_write(Worker)]
         connection.close()

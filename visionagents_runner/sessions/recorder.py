@@ -246,8 +246,7 @@ class Recorder:
             except errors.DATABASE_ERRORS as error:
                 if not away_since:
                     away_since = time.monotonic()
-                    first_line = str(error).partition("\n")[0] or type(error).__name__
-                    logger.warning("Events wait: the database does not answer (%s)", first_line)
+                    logger.warning("Events wait: the database does not answer (%s)", errors.first_line(error))
                 after = {line.session_id: self._seq.get(line.session_id, 0) for line in batch}
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, _LAST_RETRY_SECONDS)

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from ..conf.settings import get_settings
 from ..messaging import notifications
-from ..store.errors import DATABASE_ERRORS
+from ..store.errors import DATABASE_ERRORS, first_line
 from ..utils.tasks import spawn
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Poller:
                 await self._look(None if everything else keys)
             except DATABASE_ERRORS as error:
                 if not silent:
-                    logger.warning("Live feeds wait: the database does not answer (%s)", str(error).partition("\n")[0])
+                    logger.warning("Live feeds wait: the database does not answer (%s)", first_line(error))
                 silent = True
                 await asyncio.sleep(interval)
             except Exception:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..conf.settings import get_settings
 from ..conf.webhooks import refuse_unsound_endpoints
-from ..exceptions import NotReady, RunnerConfigurationError
+from ..exceptions import NotReady
 from ..messaging import layer, notifications
 from ..models import EndReason, SessionStatus, Worker
 from ..observe import load_redact
@@ -372,13 +372,7 @@ class AgentWorker:
         try:
             await worker_rows.register(row)
         except DatabaseError as error:
-            text = str(error).lower()
-            if "no such table" in text or "does not exist" in text or "doesn't exist" in text:
-                raise RunnerConfigurationError(
-                    "The database has no tables for the sessions: run `python manage.py migrate`"
-                ) from error
-            first_line = str(error).partition("\n")[0]
-            raise RunnerConfigurationError(f"The database does not answer: {first_line}") from error
+            raise errors.unusable(error) from error
 
     def _spawn(self, coroutine: Any, *, name: str) -> asyncio.Task[Any]:
         task = spawn(coroutine, name=f"{_TASK_NAME}-{name}")
