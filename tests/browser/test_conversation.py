@@ -182,3 +182,28 @@ async def test_words_of_other_people_are_text_and_never_markup(
     call.happened("error", component="llm", type="X", message=hostile, recoverable=True)
     await expect(call.page.transcript.locator("[data-message=hostile]")).to_contain_text(hostile)
     assert await call.page.page.locator("main img, main script").count() == 0
+
+
+async def test_the_transcript_stays_at_its_end_when_the_drawer_opens_while_words_come(
+    server: Server, open_call: OpenCall, call_id: str
+) -> None:
+    call = await in_a_call(server, open_call, call_id)
+    for number in range(20):
+        call.words(f"m{number}", "assistant", f"Sentence {number}", completed=True)
+    await call.page.sees("Sentence 19")
+    page = call.page.page
+    scroller = page.locator("#transcript-scroll")
+    at_end = (
+        "document.getElementById('latest').hidden && {0}.scrollHeight - {0}.scrollTop - {0}.clientHeight < 1".format(
+            "document.getElementById('transcript-scroll')"
+        )
+    )
+    await page.wait_for_function(at_end, timeout=SECONDS)
+    # The browser tells of an earlier scroll once the drawer has taken its room, and before anybody could follow.
+    await scroller.evaluate(
+        "scroller => { document.getElementById('drawer-toggle').click(); scroller.dispatchEvent(new Event('scroll')); }"
+    )
+    await page.wait_for_function(at_end, timeout=SECONDS)
+    call.words("last", "assistant", "The last sentence", completed=True)
+    await call.page.sees("The last sentence")
+    await page.wait_for_function(at_end, timeout=SECONDS)

@@ -17,6 +17,7 @@ export class Transcript {
   #tools = new Map();
   #latencies = []; // of turns whose reply has not begun
   #pinned = true;
+  #scrollTop = 0;
   #plan = oncePerFrame(() => this.#pinned && this.toEnd());
 
   constructor(roster) {
@@ -271,8 +272,11 @@ export class Transcript {
 
   #scrolled() {
     const { scrollTop, scrollHeight, clientHeight } = this.scroller;
-    this.#pinned = scrollHeight - scrollTop - clientHeight < 48;
-    if (this.#pinned) this.latest.hidden = true;
+    // Only who scrolls up leaves the end: words that come, and a drawer that opens, move it away from who is there.
+    const atEnd = scrollHeight - scrollTop - clientHeight < 48;
+    if (atEnd || scrollTop < this.#scrollTop) this.#pinned = atEnd;
+    this.#scrollTop = scrollTop;
+    if (atEnd) this.latest.hidden = true;
   }
 }
 
