@@ -5,6 +5,10 @@ from __future__ import annotations
 from django.apps import AppConfig
 from django.db.backends.signals import connection_created
 
+from .cli.loading import announce
+
+announce()
+
 
 class VisionAgentsRunnerConfig(AppConfig):
     name = "visionagents_runner"

@@ -25,6 +25,7 @@ from ..utils.credentials import without_credentials
 from ..utils.text import one_line, visible
 from ..utils.validation import clean_call_part
 from ..worker.worker import AgentWorker
+from .loading import say
 from .page import CallPage, somebody_may_look
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def run_session(
     configure_logging(agents=level, http=level)
     if splash:
         print_report(runner, url=None)
+        say(f"the agent {launcher.name} and its models")
     conversation = _Conversation(runner, launcher, page)
     try:
         code = asyncio.run(
