@@ -38,11 +38,12 @@ _calls = itertools.count(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One loop for all of these tests: they share a browser, which belongs to its loop."""
+    """One loop for all of these tests: they share a browser, which belongs to its loop. All of them need one."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.asyncio(loop_scope="package"), append=False)
+            item.add_marker(pytest.mark.requires("chromium"))  # asked before a server is started
 
 
 class StartChromium(Protocol):
