@@ -26,8 +26,9 @@ html_show_sphinx = False
 html_permalinks_icon = "#"
 pygments_style = "friendly"
 pygments_dark_style = "github-dark"
+_fonts = {"font-stack": "system-ui, sans-serif", "font-stack--monospace": "ui-monospace, monospace"}
 html_theme_options = {
-    "light_css_variables": {"color-brand-primary": "#1a5fb4", "color-brand-content": "#1a5fb4"},
+    "light_css_variables": {"color-brand-primary": "#1a5fb4", "color-brand-content": "#1a5fb4", **_fonts},
     "dark_css_variables": {"color-brand-primary": "#8ab8f0", "color-brand-content": "#8ab8f0"},
     "footer_icons": [],
 }

@@ -1,4 +1,4 @@
-"""``python -m tests.capacity``: what one database and one Redis can take, for the sizing table of the deployment page.
+"""``python -m tests.capacity``: what one database and one Redis can take, for docs/how-to/size-a-cluster.md.
 
 Each kind of work is done by several processes at once, as the workers do it, for some seconds. What counts for sizing
 is the CPU that the server spent on one of them, and the log that it wrote: the rate depends on how many cores are left

@@ -1,4 +1,4 @@
-"""``python -m tests.capacity.sizing``: the sizing table of the deployment page, from what `tests.capacity` measured.
+"""``python -m tests.capacity.sizing``: the table of docs/how-to/size-a-cluster.md, from what `tests.capacity` measured.
 
 On paper: nobody has run the larger ones. The figures are of a quiet machine with two cores, PostgreSQL 15 and Redis 7.
 """

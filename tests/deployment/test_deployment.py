@@ -1,4 +1,4 @@
-"""The deployment page and the files beside it say what is so."""
+"""The pages about deployment, and the files that they are about, say what is so."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ from visionagents_runner.server.main import choose_server
 from visionagents_runner.store import database
 
 FOLDER = Path(visionagents_runner.__file__).parent / "deployment"
-PAGE = (FOLDER / "README.md").read_text()
+PAGES = ("deployment", "kubernetes", "many-workers", "proxies-and-tls", "size-a-cluster")
+HOW_TO = "\n".join((ROOT / "docs" / "how-to" / f"{name}.md").read_text() for name in PAGES)
+LIMITS = (ROOT / "docs" / "reference" / "limits.md").read_text()
 DOCKERFILE = (FOLDER / "Dockerfile").read_text()
 NGINX = (FOLDER / "nginx.conf").read_text()
 MIGRATION = yaml.safe_load((FOLDER / "kubernetes-migrate.yaml").read_text())
@@ -95,13 +97,13 @@ def unit(name: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
 
-def test_every_file_that_the_page_names_is_there_and_every_file_is_named() -> None:
-    linked = set(re.findall(r"\]\(([^):#]+)\)", PAGE))
-    assert linked == {path.name for path in FOLDER.iterdir()} - {"README.md"}
+def test_every_file_that_the_pages_name_is_there_and_every_file_is_named() -> None:
+    linked = set(re.findall(r"\]\(\.\./\.\./visionagents_runner/deployment/([^)]+)\)", HOW_TO))
+    assert linked == {path.name for path in FOLDER.iterdir()}
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"`([A-Z]+_[A-Z_]+)`", PAGE))))
-def test_every_setting_that_the_page_names_exists(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`([A-Z]+_[A-Z_]+)`", HOW_TO + LIMITS))))
+def test_every_setting_that_the_pages_name_exists(name: str) -> None:
     others = {
         "DATABASES",
         "DATABASE_URL",
@@ -112,6 +114,7 @@ def test_every_setting_that_the_page_names_exists(name: str) -> None:
         "ALLOWED_HOSTS",
         "FORWARDED_ALLOW_IPS",
         "STATIC_ROOT",
+        "WEB_CONCURRENCY",
         "INSTALLED_APPS",
         "PROCRASTINATE_WORKER_DEFAULTS",
         "SECURE_HSTS_SECONDS",
@@ -210,7 +213,7 @@ def test_the_migrations_are_a_job_of_their_own_each_time() -> None:
     assert container["image"] == CONTAINER["image"]
     # It runs before what kubernetes.yaml makes is there.
     assert container["envFrom"] == [{"secretRef": {"name": "agents"}}]
-    assert "kubectl create -f kubernetes-migrate.yaml" in PAGE
+    assert "kubectl create -f kubernetes-migrate.yaml" in HOW_TO
 
 
 def test_prometheus_finds_the_pods_and_the_key() -> None:
@@ -218,7 +221,7 @@ def test_prometheus_finds_the_pods_and_the_key() -> None:
     [endpoint] = MONITOR["spec"]["podMetricsEndpoints"]
     assert endpoint["port"] in {port["name"] for port in CONTAINER["ports"]}
     secret = endpoint["authorization"]["credentials"]
-    assert f"create secret generic {secret['name']} --from-literal={secret['key']}=" in PAGE
+    assert f"create secret generic {secret['name']} --from-literal={secret['key']}=" in HOW_TO
 
 
 @pytest.mark.timeout(180)
@@ -268,9 +271,9 @@ def test_a_pod_has_the_time_that_its_drain_takes() -> None:
     assert strategy["maxUnavailable"] == 0
 
 
-def test_the_autoscaler_asks_for_the_metric_that_the_page_makes() -> None:
+def test_the_autoscaler_asks_for_the_metric_that_its_page_makes() -> None:
     [metric] = MANIFESTS["HorizontalPodAutoscaler"]["spec"]["metrics"]
-    assert f"name: {{as: {metric['pods']['metric']['name']}}}" in PAGE
+    assert f"name: {{as: {metric['pods']['metric']['name']}}}" in HOW_TO
     assert "replicas" not in MANIFESTS["Deployment"]["spec"]  # each `kubectl apply` would set it back
     assert MANIFESTS["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"] == "agents"
 
@@ -284,12 +287,12 @@ def test_the_limits_that_the_page_lists_can_be_set() -> None:
         max_sessions_per_call=1,
         restart="on-worker-loss",
     )
-    for name in re.findall(r"\| `(max_[a-z_]+)` \|", PAGE):
+    for name in re.findall(r"\| `(max_[a-z_]+)` \|", LIMITS):
         assert hasattr(AgentLauncher(lambda: None, lambda *args: None), name)  # type: ignore[arg-type,return-value]
 
 
 def test_the_sizing_table_is_what_follows_from_what_was_measured() -> None:
-    assert sizing.table() in PAGE
+    assert sizing.table() in HOW_TO
     assert len((database._writer, *database._readers, database._pulse, database._reaper)) == sizing.LANES
     pool = shipped._database("postgresql://server/name")["OPTIONS"]["pool"]
     assert (pool["min_size"], pool["max_size"]) == sizing.POOL
@@ -298,7 +301,7 @@ def test_the_sizing_table_is_what_follows_from_what_was_measured() -> None:
     )
     assert int(jobs) + 1 == sizing.ENGINE
     for microseconds in sizing.CPU_US.values():
-        assert f"| {_rounded(microseconds)} |" in PAGE
+        assert f"| {_rounded(microseconds)} |" in HOW_TO
 
 
 def _rounded(microseconds: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -114,3 +115,24 @@ def test_every_link_leads_to_a_page_and_a_place_that_are_there(pages: dict[Path,
 )
 def test_what_a_page_loads_from_elsewhere_is_seen(markup: str, foreign: bool) -> None:
     assert any(elsewhere(each) for each in Page(markup).loads) is foreign
+
+
+def test_the_readme_can_be_read_at_one_go_and_what_it_points_to_is_there() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert text.count("\n") <= 150
+    pointed = [*re.findall(r"\]\(([^)#]+)", text), *re.findall(r'(?:src|srcset)="([^"]+)"', text)]
+    assert [each for each in pointed if not elsewhere(each) and not (ROOT / each).exists()] == []
+
+
+def test_every_picture_is_shown_somewhere_and_is_quick_to_load() -> None:
+    texts = "".join(path.read_text() for path in [ROOT / "README.md", *DOCS.rglob("*.md")])
+    pictures = [*(DOCS / "images").iterdir(), *(DOCS / "drawings").iterdir()]
+    assert [path.name for path in pictures if path.name not in texts] == []
+    assert [path.name for path in pictures if path.stat().st_size > 150_000] == []
+
+
+def test_the_drawing_of_the_layers_is_the_contract_that_the_imports_are_held_to() -> None:
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    layers = [name for layer in contract["layers"] for name in re.split(r" [|:] ", layer)]
+    drawn = re.findall(r'text-anchor="middle"[^>]*>(\w+)</text>', (DOCS / "drawings" / "layers.svg").read_text())
+    assert drawn == layers

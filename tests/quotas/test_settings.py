@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from tests.api.fixtures import allow_local, client, mount, serve
 from tests.asgi_client import Client
 from tests.checks.test_checks import ids_with, runner_settings
+from tests.processes import ROOT
 from tests.telemetry.metrics.scrape import scrape
 from visionagents_runner import quotas
 from visionagents_runner.checks.limits import check_limits
@@ -52,8 +52,8 @@ async def test_what_was_refused_is_told_to_prometheus_from_the_first_on(client: 
     assert page("refused_total", what="seats", by="call") == 0
 
 
-def test_the_deployment_page_lists_every_limit_with_its_default() -> None:
-    page = (Path(quotas.__file__).parent.parent / "deployment/README.md").read_text()
+def test_the_page_of_limits_lists_every_one_with_its_default() -> None:
+    page = (ROOT / "docs" / "reference" / "limits.md").read_text()
     listed = {}
     for names, values in re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| ((?:`[^`]+`(?:, )?)+) \|", page, re.MULTILINE):
         listed |= dict(zip(re.findall(r"`([^`]+)`", names), re.findall(r"`([^`]+)`", values), strict=False))

@@ -24,9 +24,13 @@ async def create_agent() -> Agent:
     return agent
 
 
-async def join_call(agent: Agent, call_type: str, call_id: str) -> None:
-    """Join the call, greet whoever comes first, and stay until the call ends."""
-    await (await _recipe()).join_call(agent, call_type, call_id)
+async def join_call(agent: Agent, call_type: str, call_id: str, *, greeting: str | None = None) -> None:
+    """Join the call, greet whoever comes first, and stay until the call ends.
+
+    Without a ``greeting`` the agent says what it is: it speaks English, and there is no language model.
+    """
+    recipe = await _recipe()
+    await recipe.join_call(agent, call_type, call_id, greeting=recipe.GREETING if greeting is None else greeting)
 
 
 def voice_hint() -> str:
