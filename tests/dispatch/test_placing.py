@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
+import uuid
 from typing import Any
 
 import pytest
@@ -13,8 +15,8 @@ from tests.dispatch.conftest import hosting, until_row
 from tests.processes import Child, child, freeze
 from tests.telemetry.metrics.scrape import scrape
 from visionagents_runner.dispatch.remote_start import place
-from visionagents_runner.exceptions import NoWorker
-from visionagents_runner.models import AgentSession, SessionStatus
+from visionagents_runner.exceptions import MaxSessionsExceeded, MaxSessionsPerCallExceeded, NoWorker, StartTimeout
+from visionagents_runner.models import AgentSession, EndReason, SessionStatus
 from visionagents_runner.store import database, errors, queued_rows, session_rows
 from visionagents_runner.worker.current import current_worker
 
@@ -198,6 +200,61 @@ async def test_an_agent_that_cannot_be_built_elsewhere_answers_as_here(serve: An
         assert (answer.status, answer.detail) == (500, "Failed to start agent")
         row = await until_row(answer.json()["session_id"], lambda row: True)
         assert "no key" in row.error
+        await asyncio.to_thread(end, other)
+
+
+async def next_queued() -> AgentSession:
+    queued = AgentSession.objects.filter(status=SessionStatus.QUEUED)
+    async with asyncio.timeout(20):
+        while True:
+            if (row := await database.read(queued.first)) is not None:
+                return row
+            await asyncio.sleep(0.01)
+
+
+async def test_a_timeout_is_understood_by_its_code_and_by_what_workers_before_codes_wrote(host: Any) -> None:
+    worker = await host(max_concurrent_sessions=1)
+    launcher = worker.launchers["default"]
+    await launcher.start_session("call")
+    with child(hosting(max_concurrent_sessions=4)) as other:
+        elsewhere = uuid.UUID(other.hear())
+        freeze(other.process)  # this test does its work
+        try:
+            for error, data in (
+                ("Any words.", {"cause": "start_timeout"}),
+                ("create_agent took longer than 60 s (START_TIMEOUT) and was cancelled.", None),
+            ):
+                placing = asyncio.create_task(place(launcher, "second", exclude=worker.id))
+                row = await next_queued()
+                assert await database.write(AgentSession.objects.claim, row.pk, elsewhere)
+                await database.write(row.finish, EndReason.CREATE_FAILED, error=error, data=data)
+                with pytest.raises(StartTimeout):
+                    await placing
+        finally:
+            other.process.send_signal(signal.SIGCONT)
+        await asyncio.to_thread(end, other)
+
+
+async def test_a_limit_of_the_call_is_understood_by_its_code_and_by_what_workers_before_codes_wrote(host: Any) -> None:
+    worker = await host(max_concurrent_sessions=1)
+    launcher = worker.launchers["default"]
+    await launcher.start_session("call")
+    with child(hosting(max_concurrent_sessions=4)) as other:
+        other.hear()
+        freeze(other.process)  # this test does its work
+        try:
+            for why, limit, error in (
+                ("Any words", "max_sessions_per_call", MaxSessionsPerCallExceeded),
+                ("Reached maximum number of sessions for this call (1)", "", MaxSessionsPerCallExceeded),
+                ("Reached maximum number of sessions of this agent (1)", "", MaxSessionsExceeded),
+            ):
+                placing = asyncio.create_task(place(launcher, "second", exclude=worker.id))
+                row = await next_queued()
+                assert await database.write(AgentSession.objects.postpone, row.pk, 60, why=why, limit=limit)
+                with pytest.raises(error, match=re.escape(why)):
+                    await placing
+        finally:
+            other.process.send_signal(signal.SIGCONT)
         await asyncio.to_thread(end, other)
 
 

@@ -253,6 +253,7 @@ async def test_a_create_agent_over_the_start_timeout_is_cancelled(launch: Any, s
     await until(lambda: not launcher.sessions)
     row = await only_row()
     assert (row.status, row.end_reason) == ("failed", "create_failed")
+    assert row.error.startswith("create_agent took longer than")  # what workers before codes look for
     assert "START_TIMEOUT" in row.error
 
 

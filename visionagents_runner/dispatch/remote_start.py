@@ -54,6 +54,11 @@ _giving_up: set[asyncio.Task[None]] = set()
 _full_until: dict[str, float] = {}
 """Until when each agent's workers count as full without another look."""
 
+_UNCODED_TIMEOUT = "create_agent took longer than"
+_UNCODED_LIMIT = "Reached maximum number of sessions for this call"
+"""How workers told it before events had codes; such a worker may stand beside this one during a deploy, and reads only
+these sentences. They may be reworded, and this reading dropped, in the second release that has the codes."""
+
 
 async def place(
     launcher: AgentLauncher,
@@ -216,7 +221,9 @@ class _Placement:
         key = str(row.pk)
         if row.end_reason == EndReason.EXPIRED:
             return self._full
-        if row.end_reason == EndReason.CREATE_FAILED and await _told(row, "ended", "cause") == START_TIMEOUT:
+        if row.end_reason == EndReason.CREATE_FAILED and (
+            row.error.startswith(_UNCODED_TIMEOUT) or await _told(row, "ended", "cause") == START_TIMEOUT
+        ):
             return StartTimeout("The agent took too long to start", session_id=key)
         if row.end_reason == EndReason.DRAINED:
             return StartDrained(
@@ -244,7 +251,8 @@ class _Placement:
 
 async def _limit_that_postponed(row: AgentSession) -> SessionLimitExceeded:
     reason = await _told(row, "postponed", "reason") or "Reached maximum number of sessions"
-    if await _told(row, "postponed", "limit") == MaxSessionsPerCallExceeded.limit:
+    limit = await _told(row, "postponed", "limit")
+    if limit == MaxSessionsPerCallExceeded.limit or (not limit and reason.startswith(_UNCODED_LIMIT)):
         return MaxSessionsPerCallExceeded(reason)
     return MaxSessionsExceeded(reason)
 

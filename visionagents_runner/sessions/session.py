@@ -40,7 +40,6 @@ T = TypeVar("T")
 
 START_TIMEOUT = "start_timeout"
 """``cause`` in the data of an end: the agent took too long to be built."""
-"""How the error of a session begins whose agent was not built in time."""
 
 _SETTLE_STEP_SECONDS = 0.02
 _LAST_WRITE_SECONDS = 5.0
