@@ -78,6 +78,7 @@ class AgentWorker:
         self._identity = identify()
         self._row = self._new_row()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._warming: list[asyncio.Task[Any]] = []
         self._saved: dict[uuid.UUID, dict[str, Any]] = {}
         self._unknown: set[uuid.UUID] = set()
         self._hurry = asyncio.Event()
@@ -200,7 +201,7 @@ class AgentWorker:
         for launcher in self.launchers.values():
             self._look_after(launcher)
             if warm_up:
-                self._spawn(self._warm_up(launcher), name=f"warm-up-{launcher.name}")
+                self._warming.append(self._spawn(self._warm_up(launcher), name=f"warm-up-{launcher.name}"))
         self._every(self.lease.check_seconds, _awaitable(self.lease.check), name="lease")
         await self.services.open()
 
@@ -424,8 +425,7 @@ class AgentWorker:
 
     async def wait_warm(self) -> None:
         """Wait until every launcher is warm, or the worker stops."""
-        warming = [task for task in self._tasks if task.get_name().startswith(f"{_TASK_NAME}-warm-up")]
-        await asyncio.gather(*warming, return_exceptions=True)
+        await asyncio.gather(*self._warming, return_exceptions=True)
 
     async def _mark_draining(self) -> None:
         await worker_rows.set_draining(self._row)
