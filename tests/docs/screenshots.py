@@ -99,7 +99,7 @@ async def _take(browser: Browser, server: Server, folder: Path) -> None:
     await admin.reload()
     await _shoot(admin, folder / "sessions")
     await admin.goto(f"{server.url}{SESSIONS}{session_id}/change/")
-    await expect(admin.locator("#va-turns tbody tr")).to_have_count(3, timeout=SECONDS)
+    await expect(admin.locator("#va-turns tbody tr")).to_have_count(3, timeout=4 * SECONDS)  # once the answer is over
     await _shoot(admin, folder / "session")
 
 
