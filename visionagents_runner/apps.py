@@ -23,7 +23,8 @@ class VisionAgentsRunnerConfig(AppConfig):
         from .worker.services import register_service
 
         procrastinate.install()
-        register_service("visionagents_runner.dispatch.service.make_claimer")
         register_service("visionagents_runner.websockets.feeds.publisher.FeedPublisher")
         register_service("visionagents_runner.websockets.calls.relay.Relay")
+        # Last: whoever it starts is published and can be relayed.
+        register_service("visionagents_runner.dispatch.service.make_claimer")
         connection_created.connect(mysql.use_utc, dispatch_uid="visionagents_runner.mysql")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from django.utils.module_loading import import_string
@@ -61,9 +60,6 @@ class Services:
 
     def __init__(self, worker: AgentWorker) -> None:
         self._all: list[Service] = [import_string(path)(worker) for path in _registered]
-
-    def __iter__(self) -> Iterator[Service]:
-        return iter(self._all)
 
     def get(self, kind: type[S]) -> S:
         """Return the one of that class.

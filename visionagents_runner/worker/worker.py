@@ -203,7 +203,11 @@ class AgentWorker:
             if warm_up:
                 self._warming.append(self._spawn(self._warm_up(launcher), name=f"warm-up-{launcher.name}"))
         self._every(self.lease.check_seconds, _awaitable(self.lease.check), name="lease")
-        await self.services.open()
+        try:
+            await self.services.open()
+        except BaseException:
+            await self.stop()  # half a worker would go on taking sessions
+            raise
 
     def add(self, launcher: AgentLauncher) -> None:
         """Host one more launcher, on the event loop on which this worker runs."""
