@@ -30,12 +30,12 @@ def end(process: subprocess.Popen[str]) -> None:
 
 def press_ctrl_c(process: subprocess.Popen[str]) -> None:
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
+    process.wait(60)
 
 
 def terminate(process: subprocess.Popen[str]) -> None:
     process.terminate()
-    process.communicate(timeout=60)
+    process.wait(60)
 
 
 @pytest.mark.parametrize(("how", "code"), [(end, 3), (press_ctrl_c, 130), (terminate, 130)])
