@@ -10,8 +10,9 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,26 @@ def environment(**more: str) -> dict[str, str]:
         "PYTHONWARNINGS": "default",
         **more,
     }
+
+
+def at_a_terminal(command: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[int, list[str]]:
+    """Run a command at a terminal of its own; return its exit code and the lines that the terminal was given."""
+    master, slave = os.openpty()
+    try:
+        with subprocess.Popen(command, cwd=ROOT, env=env, stdin=slave, stdout=slave, stderr=slave) as process:
+            os.close(slave)
+            written = b"".join(iter(partial(_read_terminal, master), b""))
+            code = process.wait(60)
+    finally:
+        os.close(master)
+    return code, written.decode().splitlines()
+
+
+def _read_terminal(master: int) -> bytes:
+    try:
+        return os.read(master, 65536)
+    except OSError:  # what Linux says when the last program has closed it; elsewhere nothing is read
+        return b""
 
 
 class Child:

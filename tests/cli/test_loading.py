@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.processes import ROOT, environment
+from tests.processes import ROOT, at_a_terminal, environment
 
 AGENTS = """
 import sys
@@ -20,23 +19,9 @@ raise RuntimeError("far enough")
 
 def lines_at_a_terminal(folder: Path, *arguments: str) -> list[str]:
     (folder / "late_agents.py").write_text(AGENTS)
-    master, slave = os.openpty()
     env = environment(TEST_RUNNER="late_agents.runner", PYTHONPATH=f"{ROOT}{os.pathsep}{folder}")
-    command = [sys.executable, "-m", "django", *arguments]
-    with subprocess.Popen(command, cwd=ROOT, env=env, stdin=slave, stdout=slave, stderr=slave) as process:
-        os.close(slave)
-        written = b""
-        while True:
-            try:
-                piece = os.read(master, 65536)
-            except OSError:  # Linux's end of file
-                break
-            if not piece:
-                break
-            written += piece
-        process.wait(60)
-    os.close(master)
-    return written.decode().splitlines()
+    _, lines = at_a_terminal([sys.executable, "-m", "django", *arguments], env)
+    return lines
 
 
 @pytest.mark.django_db(transaction=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 import pytest
@@ -32,10 +31,9 @@ class Failing(Service):
 
 
 @pytest.fixture
-def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def failing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(services, "_registered", [*services._registered, f"{__name__}.Failing"])
     Failing.closed = 0
-    yield
 
 
 @pytest.mark.usefixtures("transactional_db")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import textwrap
 
 import pytest
 
+from tests.processes import at_a_terminal
 from visionagents_runner.cli.console.capture import TerminalCapture
 
 PROGRAM = """
@@ -32,24 +32,11 @@ print("after")
 """
 
 
-def at_a_terminal(body: str) -> list[str]:
+def captured(body: str) -> list[str]:
     """Run a program that captures its terminal meanwhile; return the lines that the terminal was given."""
-    master, slave = os.openpty()
-    program = PROGRAM.replace("BODY", textwrap.dedent(body))
-    with subprocess.Popen([sys.executable, "-c", program], stdin=slave, stdout=slave, stderr=slave) as process:
-        os.close(slave)
-        written = b""
-        while True:
-            try:
-                piece = os.read(master, 65536)
-            except OSError:  # Linux's end of file
-                break
-            if not piece:
-                break
-            written += piece
-        assert process.wait(30) == 0, written.decode()
-    os.close(master)
-    return written.decode().splitlines()
+    code, lines = at_a_terminal([sys.executable, "-c", PROGRAM.replace("BODY", textwrap.dedent(body))])
+    assert code == 0, lines
+    return lines
 
 
 @pytest.mark.parametrize(
@@ -64,15 +51,15 @@ def at_a_terminal(body: str) -> list[str]:
     ],
 )
 def test_whoever_writes_is_taken_and_the_terminal_is_given_back(writes: str) -> None:
-    assert at_a_terminal(writes) == ["prompt", "<something>", "after"]
+    assert captured(writes) == ["prompt", "<something>", "after"]
 
 
 def test_a_line_without_an_end_is_shown_all_the_same() -> None:
-    assert at_a_terminal('print("a question? ", end="", flush=True)') == ["prompt", "<a question? >", "after"]
+    assert captured('print("a question? ", end="", flush=True)') == ["prompt", "<a question? >", "after"]
 
 
 def test_a_child_that_lives_on_holds_nothing_up() -> None:
-    lines = at_a_terminal("""
+    lines = captured("""
         child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
         print("started")
         capture.stop()
@@ -83,7 +70,7 @@ def test_a_child_that_lives_on_holds_nothing_up() -> None:
 
 
 def test_a_crash_is_told_on_the_terminal_itself() -> None:
-    lines = at_a_terminal("""
+    lines = captured("""
         faulthandler.enable()
         capture.stop()
         again = TerminalCapture()
