@@ -15,13 +15,12 @@ from ..models import WorkerState
 from ..models.worker import seconds_ago
 from ..utils.page_headers import ADMIN, guarded
 
+M = TypeVar("M", bound=models.Model)
+
 if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.urls import URLPattern
 
-M = TypeVar("M", bound=models.Model)
-
-if TYPE_CHECKING:
     _Paginator = Paginator[Any]
 
     class _ModelAdmin(admin.ModelAdmin[M]): ...

@@ -22,7 +22,6 @@ from .schemas import StartCallSession
 if TYPE_CHECKING:
     from ..worker.launcher import AgentLauncher
 
-
 _MOST_ASKED = 3
 """How often the project's rule is asked about a call on which sessions start all the time."""
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .lean import LeanAPI
 
 logger = logging.getLogger(__name__)
+
 _RETRY_SECONDS = 5.0
 
 

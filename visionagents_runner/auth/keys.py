@@ -27,6 +27,7 @@ from ..models import AgentKey
 from ..models.key import PREFIX_LENGTH, SECRET_LENGTH, Scope, digest_of
 from ..quotas import address_of_request, check_guess, note_valid, one_look_up
 from ..store import database
+from ..store.errors import first_line
 from ..utils.tasks import shared, spawn
 
 logger = logging.getLogger(__name__)
@@ -229,7 +230,7 @@ async def _write_use(key: Key) -> None:
     try:
         await database.write(AgentKey.objects.touch, [key.id])
     except Exception as error:
-        logger.warning("The last use of API key va_%s was not written down: %s", key.prefix, error)
+        logger.warning("The last use of API key va_%s was not written down: %s", key.prefix, first_line(error))
 
 
 # Making and revoking them

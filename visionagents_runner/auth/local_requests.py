@@ -20,13 +20,10 @@ from . import local_processes
 from .local_token import COOKIE, PAGE, is_local_cookie, is_local_token, token_file
 
 if TYPE_CHECKING:
+    from ..options import ServeOptions
     from ..registry import AgentRegistry
 
 logger = logging.getLogger(__name__)
-
-if TYPE_CHECKING:
-    from ..options import ServeOptions
-    from ..registry import AgentRegistry
 
 # What proxies, tunnels and networks in front of servers write of whom they speak for.
 _FORWARDING = frozenset(

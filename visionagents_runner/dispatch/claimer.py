@@ -208,7 +208,7 @@ class Claimer(Service):
                 self._looking = spawn(self._look(), name="agent-worker-claim")
                 await asyncio.shield(self._looking)
             except errors.DATABASE_ERRORS as error:
-                logger.warning("The queue cannot be read: the database does not answer: %s", error)
+                logger.warning("The queue cannot be read: the database does not answer: %s", errors.first_line(error))
                 await asyncio.sleep(interval)
             except Exception:
                 logger.exception("Taking sessions from the queue failed")

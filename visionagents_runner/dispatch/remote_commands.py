@@ -72,7 +72,9 @@ async def _ask(command: SessionCommand) -> None:
         try:
             await database.write(SessionCommand.objects.filter(pk=command.pk).delete)
         except errors.DATABASE_ERRORS as error:
-            logger.warning("A command stays until it is swept: the database does not answer: %s", error)
+            logger.warning(
+                "A command stays until it is swept: the database does not answer: %s", errors.first_line(error)
+            )
 
 
 def _insert(command: SessionCommand) -> uuid.UUID:
@@ -125,7 +127,10 @@ async def _until_answered(key: uuid.UUID, news: asyncio.Event, deadline: float) 
             if not state.taken and not await database.write(SessionCommand.objects.withdraw, key):
                 continue  # it was taken this moment
         except errors.DATABASE_ERRORS as error:
-            logger.warning("Whether a command was answered is not known: the database does not answer: %s", error)
+            logger.warning(
+                "Whether a command was answered is not known: the database does not answer: %s",
+                errors.first_line(error),
+            )
             if over:
                 raise TimeoutError from error
             continue

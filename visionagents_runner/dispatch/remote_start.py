@@ -206,7 +206,9 @@ class _Placement:
                 if row.end_reason == EndReason.WORKER_LOST and (successor := await self._successor()) is not None:
                     self._row = row = successor  # the worker died over it, and another one starts it again
             except errors.DATABASE_ERRORS as error:
-                logger.warning("Whether session %s has started is not known: %s", self._row.pk, error)
+                logger.warning(
+                    "Whether session %s has started is not known: %s", self._row.pk, errors.first_line(error)
+                )
                 row = self._row
             if row.started_at is not None:
                 return row

@@ -30,6 +30,7 @@ else:
 
 
 logger = logging.getLogger(__name__)
+
 READ_BYTES = 4096
 """Read at once where each byte may cost much: 256 KiB of tiny frames or chunks hold the loop for half a second."""
 BODY_READ_BYTES = 65536

@@ -13,6 +13,7 @@ from ..store import database
 from .lifecycle import LAST_REQUESTS_SECONDS
 
 logger = logging.getLogger(__name__)
+
 _THREADS = "visionagents-"
 _LOADING_THREADS = "speech-load"
 

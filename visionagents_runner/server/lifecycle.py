@@ -17,21 +17,14 @@ from ..worker.current import current_worker
 from ..worker.process import drain, ensure_worker
 from ..worker.worker import AgentWorker
 from .banner import print_ready
-from .subprocess import Supervised
 
-if TYPE_CHECKING:
-    from ..registry import AgentRegistry
 if TYPE_CHECKING:
     from ..registry import AgentRegistry
     from .subprocess import Supervised
 
-
 logger = logging.getLogger(__name__)
 
-
 LAST_REQUESTS_SECONDS = 3
-
-
 _LAST_COMERS_SECONDS = 0.5
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..registry import AgentRegistry
 
 logger = logging.getLogger(__name__)
+
 SERVERS = ("daphne", "uvicorn")
 
 

@@ -25,6 +25,8 @@ from .subprocess import STARTUP_FAILURE, Supervised
 if TYPE_CHECKING:
     from ..registry import AgentRegistry
 
+_NO_KEEP_ALIVE_TIMEOUT = 3600
+
 
 class OrderedServer(uvicorn.Server):
     """``on_startup`` is called when it listens."""
@@ -272,9 +274,6 @@ class _WatchedWebSocket:
         super().resume_writing()  # type: ignore[misc]
         self._wire.watched.flow()
         self._wire.resume_reading()
-
-
-_NO_KEEP_ALIVE_TIMEOUT = 3600
 
 
 def serve_uvicorn(

@@ -66,7 +66,9 @@ class Cluster:
         try:
             self._census = await database.read(read_census)
         except errors.DATABASE_ERRORS as error:
-            logger.warning("Metrics lack the cluster's numbers: the database does not answer (%s)", error)
+            logger.warning(
+                "Metrics lack the cluster's numbers: the database does not answer (%s)", errors.first_line(error)
+            )
             return
         self._read_at = time.monotonic()
 

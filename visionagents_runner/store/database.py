@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 logger = logging.getLogger(__name__)
+
 P = ParamSpec("P")
 T = TypeVar("T")
 _READERS = 2

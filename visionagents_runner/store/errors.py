@@ -15,8 +15,6 @@ DATABASE_ERRORS = (OperationalError, InterfaceError)
 _DEADLOCK_TRIES = 5
 _DEADLOCK = ("deadlock", "could not serialize", "database is locked", "record has changed since last read")
 """The last is what MariaDB says under REPEATABLE READ with innodb_snapshot_isolation."""
-
-
 _NO_TABLES = ("no such", "does not exist", "doesn't exist", "unknown column")
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..models.worker import WorkerQuerySet
 
 logger = logging.getLogger(__name__)
+
 _SLOT_AGE = timedelta(days=1)
 _COMMAND_AGE = timedelta(minutes=1)
 

@@ -118,7 +118,7 @@ class WebhookSender:
             try:
                 await self._fill()
             except errors.DATABASE_ERRORS as error:
-                logger.warning("Webhooks wait: the database does not answer: %s", error)
+                logger.warning("Webhooks wait: the database does not answer: %s", errors.first_line(error))
             except Exception:
                 logger.exception("Looking for webhooks to send failed; it goes on")
             with suppress(TimeoutError):

@@ -124,7 +124,9 @@ class SessionControl:
                 for late in asked - self._doing:
                     self._tell_asker(late)  # answered before its message came
         except errors.DATABASE_ERRORS as error:
-            logger.warning("Commands to session %s wait: the database does not answer: %s", key, error)
+            logger.warning(
+                "Commands to session %s wait: the database does not answer: %s", key, errors.first_line(error)
+            )
         except Exception:
             logger.exception("Commands to session %s could not be taken", key)
         finally:
@@ -145,7 +147,7 @@ class SessionControl:
         try:
             await database.write(SessionCommand.objects.answer, command.pk, outcome, detail)
         except errors.DATABASE_ERRORS as error:
-            logger.warning("Who asked session %s to speak is not answered: %s", session.id, error)
+            logger.warning("Who asked session %s to speak is not answered: %s", session.id, errors.first_line(error))
         finally:
             self._doing.discard(command.pk)
             self._tell_asker(command.pk)

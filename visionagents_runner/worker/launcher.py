@@ -537,7 +537,7 @@ class AgentLauncher:
             async with asyncio.timeout(_ADMIT_SECONDS):
                 await session_limits.admit(row, self.limits, visible)
         except errors.DATABASE_ERRORS as error:
-            logger.error("A session could not be admitted: %s", error)
+            logger.error("A session could not be admitted: %s", errors.first_line(error))
             raise NotReady("The database does not answer") from error
         except TimeoutError as error:
             # The row may still land. Whatever it lands behind, this comes after it on the same thread.

@@ -397,7 +397,7 @@ class AgentWorker:
                 try:
                     await work()
                 except errors.DATABASE_ERRORS as error:
-                    logger.warning("The worker's %s: the database does not answer: %s", name, error)
+                    logger.warning("The worker's %s: the database does not answer: %s", name, errors.first_line(error))
                 except asyncio.CancelledError:
                     if task.cancelling():
                         raise

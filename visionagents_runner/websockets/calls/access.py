@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from ...sessions.session import LiveSession
 
 logger = logging.getLogger(__name__)
+
 _ENDED = "The session that this invitation was for has ended"
 _NOBODYS = "Whoever started the session of this invitation may not be on its call any more"
 
