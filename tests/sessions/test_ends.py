@@ -18,6 +18,7 @@ from visionagents_runner import StartFailed, StartTimeout
 from visionagents_runner.models import AgentSession, EndReason, SessionEvent
 from visionagents_runner.sessions.session import LiveSession
 from visionagents_runner.store import database, session_rows
+from visionagents_runner.worker.current import current_worker
 
 
 async def assert_ended(session: LiveSession, status: str, reason: str, *, error: str = "") -> AgentSession:
@@ -30,7 +31,7 @@ async def assert_ended(session: LiveSession, status: str, reason: str, *, error:
     assert error in row.error if error else row.error == ""
     assert session.finished
     assert session.task is None or session.task.done()
-    assert session.id not in session._launcher.sessions
+    assert (worker := current_worker()) is None or worker.get_session(session.id) is None
     ends = await database.read(lambda: SessionEvent.objects.filter(session=row, kind="ended").count())
     assert ends == 1
     return row

@@ -224,7 +224,7 @@ class _Placement:
         if row.end_reason == EndReason.EXPIRED:
             return self._full
         if row.end_reason == EndReason.CREATE_FAILED and (
-            row.error.startswith(_UNCODED_TIMEOUT) or await _told(row, "ended", "cause") == START_TIMEOUT
+            row.error.startswith(_UNCODED_TIMEOUT) or (await _last_told(row, "ended")).get("cause") == START_TIMEOUT
         ):
             return StartTimeout("The agent took too long to start", session_id=key)
         if row.end_reason == EndReason.DRAINED:
@@ -252,15 +252,16 @@ class _Placement:
 
 
 async def _limit_that_postponed(row: AgentSession) -> SessionLimitExceeded:
-    reason = await _told(row, "postponed", "reason") or "Reached maximum number of sessions"
-    limit = await _told(row, "postponed", "limit")
+    told = await _last_told(row, "postponed")
+    reason = str(told.get("reason") or "Reached maximum number of sessions")
+    limit = told.get("limit")
     if limit == MaxSessionsPerCallExceeded.limit or (not limit and reason.startswith(_UNCODED_LIMIT)):
         return MaxSessionsPerCallExceeded(reason)
     return MaxSessionsExceeded(reason)
 
 
-async def _told(row: AgentSession, kind: str, key: str) -> str:
-    """Return what the last event of that kind in a session's history says under ``key``; "" if it says nothing."""
+async def _last_told(row: AgentSession, kind: str) -> dict[str, Any]:
+    """Return the data of the last event of that kind in a session's history; empty if there is none."""
     last = SessionEvent.objects.filter(session_id=row.pk, kind=kind).order_by("-seq")
     event = await database.read(last.first)
-    return str(event.data.get(key, "")) if event is not None else ""
+    return event.data if event is not None else {}

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vision_agents.core import Agent
 
     from ..observe import Observer
-    from ..worker.launcher import AgentLauncher
+    from .host import Host
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class LiveSession:
     def __init__(
         self,
         row: AgentSession,
-        launcher: AgentLauncher,
+        host: Host,
         *,
         video_track_override_path: str | None = None,
         on_end: Callable[[LiveSession], None] = lambda session: None,
@@ -82,7 +82,7 @@ class LiveSession:
         self.task: asyncio.Task[Any] | None = None
         """The task that runs ``join_call``; None until the agent is built."""
 
-        self._launcher = launcher
+        self._host = host
         self._video_track_override_path = video_track_override_path
         self._on_end = on_end
         self._agent: Agent | None = None
@@ -106,12 +106,12 @@ class LiveSession:
         self._joined_at_monotonic: float | None = None
         self._gave_up = asyncio.Event()
         self._observer: Observer | None = None
-        self._recorder = launcher.recorder
+        self._recorder = host.recorder
         self._trace = trace or trace_of(row)
         self._context = contextvars.Context()
         self._context.run(correlate, session=self.id, call=f"{self.call_type}/{self.call_id}")
         self._context.run(self._trace.enter)
-        self._instruments = launcher.instruments
+        self._instruments = host.instruments
 
     def __repr__(self) -> str:
         return f"<LiveSession {self.id} {self.agent_name} on {self.call_type}/{self.call_id}: {self.status.value}>"
@@ -245,7 +245,7 @@ class LiveSession:
         """Keep a task that the session's agent works on, and take note if it fails with nobody waiting."""
         self._keep(task)
 
-    # The launcher's side
+    # The host's side
 
     def begin(self) -> None:
         """Start the supervisor. The row exists."""
@@ -257,24 +257,24 @@ class LiveSession:
         self._gave_up.set()
 
     def check_limits(self) -> None:
-        """Close the session if one of its launcher's time limits is over."""
-        launcher = self._launcher
+        """Close the session if one of its host's time limits is over."""
+        host = self._host
         if self.closing or self._join_began is None:
             return
         on_call_for = self._asked(self.on_call_for)
         if on_call_for is not None and on_call_for > 0:
             self._note_joined()
         if self._joined_at_monotonic is None:
-            if 0 < launcher.join_timeout <= time.monotonic() - self._join_began:
+            if 0 < host.join_timeout <= time.monotonic() - self._join_began:
                 self.request_close(
                     by="join_timeout",
                     reason=EndReason.JOIN_FAILED,
-                    error=f"join_call had not joined the call within {launcher.join_timeout:g} s (join_timeout).",
+                    error=f"join_call had not joined the call within {host.join_timeout:g} s (join_timeout).",
                 )
             return
         if on_call_for is None:
             on_call_for = time.monotonic() - self._joined_at_monotonic
-        limit = launcher.max_session_duration_seconds
+        limit = host.max_session_duration_seconds
         if limit is not None and on_call_for >= limit:
             self.request_close(by="max_session_duration_seconds", reason=EndReason.MAX_DURATION)
             return
@@ -285,9 +285,9 @@ class LiveSession:
             # The edge told of an empty call only now, so somebody had been there, whether it told of them or not.
             self.had_participant = True
         if self.had_participant:
-            if 0 < launcher.agent_idle_timeout <= idle_for:
+            if 0 < host.agent_idle_timeout <= idle_for:
                 self.request_close(by="agent_idle_timeout", reason=EndReason.IDLE)
-        elif 0 < launcher.no_participant_timeout <= on_call_for:
+        elif 0 < host.no_participant_timeout <= on_call_for:
             self.request_close(by="no_participant_timeout", reason=EndReason.IDLE)
 
     def _asked(self, question: Callable[[], float]) -> float | None:
@@ -344,7 +344,7 @@ class LiveSession:
                 else:
                     self.request_close(force=True)
                 # The loop waits for this task; it must not wait for a database that is away for ever.
-                patience = 2 * self._launcher.close_timeout + _LAST_WRITE_SECONDS
+                patience = 2 * self._host.close_timeout + _LAST_WRITE_SECONDS
                 asyncio.get_running_loop().call_later(patience, self._gave_up.set)
         try:
             return task.result()
@@ -357,29 +357,28 @@ class LiveSession:
         failure = await self._build()
         if failure is not None:
             return failure
-        await self._begin_join()
-        assert self.task is not None
-        await wait_for_any(self.task, self._joined, self._close_event)
+        joining = await self._begin_join()
+        await wait_for_any(joining, self._joined, self._close_event)
         if self._joined.is_set():
             self.joined_at = datetime.now(UTC)
             self._write(self.row.mark_joined, at=self.joined_at)
-        await self._until_stopped(self.task)
+        await self._until_stopped(joining)
         return self._outcome_of_join()
 
     async def _build(self) -> tuple[EndReason, str] | None:
         """Build the agent; None if that worked, else the reason and error to end with."""
         limit = get_settings().START_TIMEOUT
         self._stage = build = self._spawn(
-            self._traced("build", partial(self._launcher.build_agent, self)), name=f"agent-session-build-{self.id}"
+            self._traced("build", partial(self._host.build_agent, self)), name=f"agent-session-build-{self.id}"
         )
         if self.closing:
             build.cancel()
         await wait_for_any(build, self._close_event, timeout=limit)
-        if self.closing:
+        if self._close_reason is not None:
             await self._bounded(build, "create_agent did not end", then=self._close_late_agent)
             if build.done() and not build.cancelled() and build.exception() is None:
                 self._agent = build.result()
-            return self._stopped_while_starting()
+            return self._stopped_while_starting(self._close_reason)
         if not build.done():
             build.cancel()
             self._keep(build, then=self._close_late_agent)
@@ -398,17 +397,16 @@ class LiveSession:
         self._fail_start(StartFailed("Failed to start agent", session_id=self.id))
         return EndReason.CREATE_FAILED, error
 
-    def _stopped_while_starting(self) -> tuple[EndReason, str]:
-        assert self._close_reason is not None
-        if self._close_reason is EndReason.DRAINED:
+    def _stopped_while_starting(self, reason: EndReason) -> tuple[EndReason, str]:
+        if reason is EndReason.DRAINED:
             text = "The worker began to drain while the agent was being built"
             self._fail_start(StartDrained(text, session_id=self.id, closed=True))
         else:
             text = "The session was closed while its agent was being built"
             self._fail_start(StartFailed(text, session_id=self.id, closed=True))
-        return self._close_reason, self._close_error
+        return reason, self._close_error
 
-    async def _begin_join(self) -> None:
+    async def _begin_join(self) -> asyncio.Task[None]:
         agent = self.agent
         if self._video_track_override_path:
             play_to(agent, self._video_track_override_path)
@@ -416,9 +414,8 @@ class LiveSession:
         self._started_at = datetime.now(UTC)
         self._join_began = time.monotonic()
         self._trace.begin_join()
-        self._stage = self.task = self._spawn(
-            self._launcher.join_call(agent, self.call_type, self.call_id), name=f"agent-{self.id}"
-        )
+        joining = self._spawn(self._host.join_call(agent, self.call_type, self.call_id), name=f"agent-{self.id}")
+        self._stage = self.task = joining
         self.status = SessionStatus.ACTIVE
         agent_id = str(getattr(agent, "id", ""))[:255]
         written = self._write(self.row.mark_active, agent_id=agent_id, at=self._started_at)
@@ -426,14 +423,13 @@ class LiveSession:
         await wait_for_any(written, self._close_event, timeout=get_settings().START_TIMEOUT)
         if self.closing:
             self.status = SessionStatus.CLOSING
-            self.task.cancel()
+            joining.cancel()
         if not self._started.done():
             self._started.set_result(None)
         logger.info("Session %s started", self.id, extra=self._extra())
         # On its own: a receiver that hangs must not keep the session from being watched.
-        self._launcher.track(
-            self._spawn(_send(session_started, session_id=self.id, session=self), name=f"told-{self.id}")
-        )
+        self._host.track(self._spawn(_send(session_started, session_id=self.id, session=self), name=f"told-{self.id}"))
+        return joining
 
     def _observe(self, agent: Agent) -> None:
         """Learn what the agent does, and have it recorded."""
@@ -474,7 +470,7 @@ class LiveSession:
         self, task: asyncio.Task[Any], what: str, then: Callable[[asyncio.Task[Any]], None] | None = None
     ) -> str:
         """Give ``task`` the close timeout; then leave it behind. Returns what went wrong, "" if nothing."""
-        timeout = self._launcher.close_timeout
+        timeout = self._host.close_timeout
         await wait_for_any(task, self._force_event, timeout=timeout)
         if task.done():
             return ""
@@ -560,7 +556,7 @@ class LiveSession:
                 self._instruments.ended(self.agent_name, reason.value)
             if mine:  # who ended the row tells of it
                 told = _send(session_ended, session_id=self.id, status=reason.status.value, end_reason=reason.value)
-                self._launcher.track(self._spawn(told, name=f"told-{self.id}"))
+                self._host.track(self._spawn(told, name=f"told-{self.id}"))
             self._on_end(self)
             if not self._ended.done():
                 self._ended.set_result(None)
