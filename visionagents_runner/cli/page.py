@@ -76,19 +76,19 @@ class CallPage:
         self._serving: asyncio.Task[None] | None = None
         self._opening: asyncio.Task[bool] | None = None
 
-    def prepare(self) -> None:
+    def prepare(self) -> asyncio.Task[uvicorn.Server | None]:
         """Begin to load what the page is served with, in a thread: it takes a while, and the agent is being built."""
         _open_to_this_machine()
         self._preparing = spawn(asyncio.to_thread(self._load), name="page-load")
+        return self._preparing
 
     async def serve(self, session: LiveSession) -> str | None:
         """Serve, and return the address at which the session's call is joined; None if there is no page.
 
         Never raises: the session goes on without a page, and the log says why there is none.
         """
-        assert self._preparing is not None
         try:
-            self._server = await self._preparing
+            self._server = await (self._preparing or self.prepare())
             if self._server is None:
                 logger.warning(_NO_PAGE)
                 return None

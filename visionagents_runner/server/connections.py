@@ -355,9 +355,9 @@ class BoundedListener(socket.socket):
             try:
                 connection, address = super().accept()
             except OSError as error:
-                if error.errno not in {errno.EMFILE, errno.ENFILE} or self._spare is None:
+                if error.errno not in {errno.EMFILE, errno.ENFILE} or (spare := self._spare) is None:
                     raise
-                if not self._turn_away():
+                if not self._turn_away(spare):
                     break
                 continue
             if self._watch.admits():
@@ -374,10 +374,9 @@ class BoundedListener(socket.socket):
     def _go_on(self) -> None:
         self._accepted = 0
 
-    def _turn_away(self) -> bool:
+    def _turn_away(self, spare: int) -> bool:
         """Close the next connection, if there is one, with the descriptor that is kept for that."""
-        assert self._spare is not None
-        os.close(self._spare)
+        os.close(spare)
         try:
             super().accept()[0].close()
         except OSError:

@@ -129,9 +129,8 @@ class LoopLag:
     # On the loop
 
     def _schedule(self, now: float, cpu: float) -> None:
-        assert self._loop is not None
         self._due, self._cpu, self._wakes_at_tick = now + TICK_SECONDS, cpu, self._wakes
-        self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
+        self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
 
     def _tick(self) -> None:
         now, cpu = time.monotonic(), time.process_time()

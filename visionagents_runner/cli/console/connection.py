@@ -12,6 +12,7 @@ from .events import subscribe
 
 if TYPE_CHECKING:
     from vision_agents.core import Agent
+    from vision_agents.core.agents.conversation import Conversation
 
     from ...edge import BrowserEdge, Person, Presence, RoomEvent, Words
     from ...sessions.session import LiveSession
@@ -46,11 +47,11 @@ async def connect(session: LiveSession, audience: Audience) -> AgentConnection:
 
     agent = session.agent
     # Looked at, not awaited: the agent tells that it joined, but sets up its conversation only after that.
-    while agent.conversation is None:  # noqa: ASYNC110
+    while (conversation := agent.conversation) is None:  # noqa: ASYNC110
         await asyncio.sleep(_LOOK_SECONDS)
     if isinstance(agent.edge, BrowserEdge):
-        return RoomConnection(agent, agent.edge, audience)
-    return ConversationLink(session, audience)
+        return RoomConnection(agent, conversation, agent.edge, audience)
+    return ConversationLink(session, conversation, audience)
 
 
 def user_name() -> str:
@@ -63,16 +64,15 @@ def user_name() -> str:
 class RoomConnection:
     """One of the people in the agent's room."""
 
-    def __init__(self, agent: Agent, edge: BrowserEdge, audience: Audience) -> None:
+    def __init__(self, agent: Agent, conversation: Conversation, edge: BrowserEdge, audience: Audience) -> None:
         from ...edge import watch_words
 
-        assert agent.conversation is not None
         self._agent = agent
         self._room = edge.room
         self._audience = audience
         self._person: Person | None = None
         self._reader: asyncio.Task[None] | None = None
-        self._undo = watch_words(agent.conversation, self._on_words, agent_id=agent.id)
+        self._undo = watch_words(conversation, self._on_words, agent_id=agent.id)
 
     def enter(self) -> None:
         from ...edge import RoomClosed
@@ -126,7 +126,7 @@ class RoomConnection:
 class ConversationLink:
     """On an edge that is not ours: what is typed goes straight to the agent, its words come from its conversation."""
 
-    def __init__(self, session: LiveSession, audience: Audience) -> None:
+    def __init__(self, session: LiveSession, conversation: Conversation, audience: Audience) -> None:
         from vision_agents.core.edge.events import ParticipantJoinedEvent, ParticipantLeftEvent
 
         from ...edge import watch_words
@@ -134,9 +134,9 @@ class ConversationLink:
         self._agent = agent = session.agent
         self._session = session
         self._audience = audience
+        self._conversation = conversation
         self._user_id = user_name()
         self._others: set[str] = set()
-        assert agent.conversation is not None
 
         async def on_participant(event: Any) -> None:
             if isinstance(event, ParticipantJoinedEvent):
@@ -145,7 +145,7 @@ class ConversationLink:
                 self._others.discard(event.participant.id)
 
         self._undo: list[Callable[[], None]] = [
-            watch_words(agent.conversation, self._on_words, agent_id=agent.id),
+            watch_words(conversation, self._on_words, agent_id=agent.id),
             subscribe(agent, on_participant, ParticipantJoinedEvent, ParticipantLeftEvent),
         ]
 
@@ -155,9 +155,8 @@ class ConversationLink:
     async def say(self, text: str) -> None:
         from vision_agents.core.edge.types import Participant
 
-        assert self._agent.conversation is not None
         # simple_response does not store what was said, and some models read nothing but the conversation.
-        await self._agent.conversation.send_message("user", self._user_id, text)
+        await self._conversation.send_message("user", self._user_id, text)
         participant = Participant(original=None, user_id=self._user_id, id=self._user_id)
         await self._agent.simple_response(text, participant=participant)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import io
 import os
 import queue
 import threading
@@ -25,8 +26,8 @@ class LineReader:
 
     def __init__(self, stream: TextIO | None) -> None:
         """``stream`` is None where the process has no standard input at all; it then reads as empty."""
-        self._stream = stream
-        self._fd = _file_descriptor(stream)
+        self._stream = io.StringIO() if stream is None else stream
+        self._fd = _file_descriptor(self._stream)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._pending = ""
         self._over = stream is None
@@ -104,7 +105,6 @@ class LineReader:
     def _read(self) -> str | None:
         """Read what there is, blocking if there is nothing; None at the end."""
         if self._fd is None:
-            assert self._stream is not None
             return self._stream.readline() or None
         try:
             chunk = os.read(self._fd, _CHUNK_BYTES)
@@ -116,9 +116,9 @@ class LineReader:
         return piece if chunk or piece else None
 
 
-def _file_descriptor(stream: TextIO | None) -> int | None:
+def _file_descriptor(stream: TextIO) -> int | None:
     try:
-        return None if stream is None else stream.fileno()
+        return stream.fileno()
     except (OSError, ValueError, AttributeError):
         return None
 
