@@ -13,7 +13,7 @@ from django.db import OperationalError
 from tests.agents import StubAgent, create_agent, join_call
 from tests.conftest import agent_of, row_of, until
 from visionagents_runner import AgentLauncher, NotReady
-from visionagents_runner.models import AgentSession, EndReason, Worker, WorkerState
+from visionagents_runner.models import AgentSession, EndReason, SessionEvent, Worker, WorkerState
 from visionagents_runner.models.worker import seconds_ago
 from visionagents_runner.signals import session_ended
 from visionagents_runner.store import database, session_limits, session_rows, worker_rows
@@ -74,6 +74,20 @@ async def test_a_second_worker_in_one_process_is_refused(launch: Any) -> None:
     with pytest.raises(RuntimeError, match="has a worker already"):
         await AgentWorker({"other": other}).start()
     assert not other.running
+
+
+async def test_what_stops_for_newer_code_leaves_behind_who_takes_long_to_close(launch: Any) -> None:
+    hang = [False]
+    launcher = await launch(lambda: StubAgent(close_hangs=hang[0]), close_timeout=3600)
+    hang[0] = True
+    session = await launcher.start_session("call")
+    async with asyncio.timeout(60):
+        await the_worker().stop_for_code()
+    row = await row_of(session)
+    assert (row.end_reason, row.status) == ("cancelled", "closed")
+    assert "agent.close() did not end before the close was forced" in row.error
+    closing = await database.read(SessionEvent.objects.get, session_id=row.pk, kind="closing")
+    assert closing.data["by"] == "reload"
 
 
 async def test_a_drain_goes_on_when_its_caller_is_cancelled(launch: Any) -> None:

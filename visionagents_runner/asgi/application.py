@@ -17,7 +17,7 @@ from ..exceptions import NotReady, RunnerConfigurationError
 from ..utils.request_headers import why_refused
 from ..websockets.paths import CALL, FEED, match_call, match_feed
 from ..worker.current import current_worker
-from ..worker.process import drain, ensure_worker
+from ..worker.process import end_with_server, ensure_worker
 from .body_limit import within_limit
 from .hooks import hook_into_server
 from .prefixes import included_prefixes
@@ -37,7 +37,8 @@ class AgentsApplication:
     """Routes each scope, and sees to it that the worker runs from the first of them on.
 
     The worker starts with ``lifespan.startup`` where the server speaks it, else with the first scope, and drains with
-    ``lifespan.shutdown``, or, under daphne, which has no lifespan, before the reactor stops.
+    ``lifespan.shutdown``, or, under daphne, which has no lifespan, before the reactor stops. In development (DEBUG) its
+    sessions are closed then instead.
     """
 
     def __init__(self, runner: AgentRegistry, application: Any = None) -> None:
@@ -135,7 +136,7 @@ class AgentsApplication:
         await send({"type": "lifespan.startup.complete"})
         while (await receive())["type"] != "lifespan.shutdown":
             pass
-        await drain(self.runner)
+        await end_with_server(self.runner)
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _start_worker(self) -> None:

@@ -510,7 +510,7 @@ class AgentLauncher:
         session.begin()
         if worker.not_taking() is not None:
             # The drain began while the row was being written: it counted the sessions without this one.
-            session.request_close(by="drain", reason=worker.closing_reason)
+            session.request_close(by=worker.closing_by, reason=worker.closing_reason)
         return session
 
     @property

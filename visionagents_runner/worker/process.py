@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from django.conf import settings
+
 from ..exceptions import NotReady
 from ..store import database
 from .current import current_worker
@@ -54,6 +56,25 @@ async def drain(runner: AgentRegistry, timeout: float | None = None) -> None:
     runner.stopped = True
     if (worker := current_worker()) is not None:
         await worker.drain(timeout)
+    await asyncio.to_thread(database.close)
+
+
+async def end_with_server(runner: AgentRegistry) -> None:
+    """End the worker because somebody else's server stops: drained, or in development (DEBUG) closed at once.
+
+    What stops a server there is a change of its code as a rule (``uvicorn --reload``), and it does not say so.
+    """
+    if settings.DEBUG:
+        await end_for_code(runner, by="server stop")
+    else:
+        await drain(runner)
+
+
+async def end_for_code(runner: AgentRegistry, *, by: str = "reload") -> None:
+    """Stop the worker of this process for a newer version of the code, and have no other one started here."""
+    runner.stopped = True
+    if (worker := current_worker()) is not None:
+        await worker.stop_for_code(by=by)
     await asyncio.to_thread(database.close)
 
 

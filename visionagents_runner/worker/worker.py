@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 _WARM_UP_RETRY_SECONDS = (5.0, 15.0, 60.0)
 _LAST_SECONDS = 5.0
+_CODE_SECONDS = 1.0
+"""What sessions get to close in order when somebody waits for a newer version of the code."""
 _RELAYED_SECONDS = 0.25
 _NO_LEASE = "The worker could not reach the database, and stopped it before others would start it again."
 _NOBODY = "Its worker does not run it: an answer of the database was lost while it started."
@@ -56,6 +58,9 @@ class AgentWorker:
         self.cordoned = False
         """An operator asked it to take no new sessions. It goes on with those that it has, and does not end."""
         self.closing_reason = EndReason.DRAINED
+        self.closing_by = "drain"
+        self.code_changes = False
+        """Whether it stops because a newer version of the code takes its place: who is on a call comes again."""
         self.warm_up_error = ""
         self.lease = Lease(self._stop_what_may_go_on_elsewhere)
         self.control = SessionControl(self)
@@ -277,11 +282,24 @@ class AgentWorker:
         """Close every session in order and stop."""
         await self.drain(timeout=0)
 
+    async def stop_for_code(self, *, by: str = "reload") -> None:
+        """Stop for a newer version of the code, for which somebody waits.
+
+        Agents that take long to close are left behind. The sessions end as `cancelled`; ``by`` is what their histories
+        say of who closed them.
+        """
+        self.code_changes, self.closing_reason, self.closing_by = True, EndReason.CANCELLED, by
+        stopping = spawn(self.stop(), name=f"{_TASK_NAME}-stop")
+        await asyncio.wait({stopping}, timeout=_CODE_SECONDS)
+        for session in list(self.live_sessions):
+            session.request_close(force=True, by=by, reason=self.closing_reason)
+        await stopping
+
     async def close_sessions(self, sessions: Iterable[LiveSession], *, reason: EndReason = EndReason.DRAINED) -> None:
         """Close sessions and wait until their rows have ended, at most as long as their teardown may take."""
         closing = list(sessions)
         for session in closing:
-            session.request_close(by="drain", reason=reason)
+            session.request_close(by=self.closing_by, reason=reason)
         if not closing:
             return
         ends = {spawn(session.wait_ended(), name=f"wait-{session.id}") for session in closing}
