@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -91,15 +91,18 @@ def _hear_all_signals() -> None:
 
 
 @contextmanager
-def running(command: Command, **settings: Any) -> Iterator[Server]:
+def running(command: Command, *, env: Mapping[str, str] | None = None, **settings: Any) -> Iterator[Server]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     process = subprocess.Popen(
         [sys.executable, *command(port)],
         cwd=ROOT,
-        env=environment(
-            TEST_RUNNER_SETTINGS=json.dumps({"ALLOW_LOCAL": True, **settings}), PYTHONASYNCIODEBUG="", NO_COLOR="1"
-        ),
+        env={
+            **environment(TEST_RUNNER_SETTINGS=json.dumps({"ALLOW_LOCAL": True, **settings})),
+            "PYTHONASYNCIODEBUG": "",
+            "NO_COLOR": "1",
+            **(env or {}),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -180,26 +183,6 @@ def test_another_server_starts_and_drains_the_worker_too(command: Command) -> No
         _, output = server.end()
     assert "Traceback" not in output, output
     assert_all_ended("drained")
-
-
-def reloaded() -> bool:
-    """Touch a file until it is noticed: the reloader sees no change in a file that it has not looked at yet."""
-    if AgentSession.objects.live().exists():
-        (ROOT / "tests" / "agents.py").touch()
-        return False
-    return True
-
-
-@pytest.mark.smoke
-def test_runserver_closes_its_sessions_before_a_reload_and_at_its_end() -> None:
-    with running(lambda port: ["-m", "django", "runserver", str(port)]) as server:
-        server.start()
-        wait_for(reloaded)
-        wait_for(lambda: server.call("GET", "/ready")[0] == 200)
-        server.start()
-        os.killpg(server.process.pid, signal.SIGINT)  # as Ctrl-C does: to the reloader and to its child
-        server.end()
-    assert_all_ended("drained", "drained")
 
 
 def test_a_killed_server_leaves_rows_that_its_successor_declares_lost() -> None:

@@ -55,6 +55,11 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes that share the port (default: the environment variable WEB_CONCURRENCY, else 1); several are "
         "served by uvicorn, replaced if they die, one by one on SIGHUP, and drained together",
     )
+    parser.add_argument(
+        "--reload",
+        action="store_true",
+        help="for development: when the code changes, close the sessions and serve the new code (by uvicorn)",
+    )
 
 
 def run(runner: AgentRegistry, options: argparse.Namespace) -> int:
@@ -89,6 +94,7 @@ def serve(runner: AgentRegistry, options: argparse.Namespace) -> int:
         debug=options.debug,
         server=options.server,
         workers=None if options.workers is None else _count(options.workers),
+        reload=options.reload,
         splash=not options.no_splash,
     )
     return 0

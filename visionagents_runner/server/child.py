@@ -10,11 +10,12 @@ import os
 import runpy
 import signal
 import socket
+import traceback
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from ..exceptions import RunnerConfigurationError
-from .subprocess import STARTUP_FAILURE, Order, Supervised, become_supervised
+from .subprocess import SIGNALS, STARTUP_FAILURE, Order, Supervised, become_supervised
 
 if TYPE_CHECKING:
     from .options import ProcessOptions
@@ -22,13 +23,22 @@ if TYPE_CHECKING:
 
 def work(connection: Connection, listener: socket.socket, order: Order, late: bool) -> None:
     """Be a worker: what a process that a supervisor spawned does, from its beginning to its end."""
-    supervised = Supervised(connection, listener, late=late)
+    supervised = Supervised(connection, listener, late=late, reload=order.reload)
     become_supervised(supervised)
     # A hangup is the supervisor's affair. Not SIG_IGN, which the programs that agents run would inherit; they do where
     # somebody else wants it (nohup).
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda number, frame: None)
     _name_process_in_logs()
+    try:
+        _serve(supervised, order)
+    except (Exception, SystemExit) as error:
+        if not order.reload:
+            raise
+        _wait_for_better_code(supervised, error)
+
+
+def _serve(supervised: Supervised, order: Order) -> None:
     if order.script:
         runpy.run_path(order.script, run_name="__main__")
     elif order.module:
@@ -51,8 +61,21 @@ def _serve_project(supervised: Supervised, options: ProcessOptions) -> None:
         runner = get_runner()
     except RunnerConfigurationError as error:
         supervised.tell("failed", str(error))
-        raise SystemExit(STARTUP_FAILURE) from None
+        raise SystemExit(STARTUP_FAILURE) from error
     serve_supervised(runner, supervised, **options)
+
+
+def _wait_for_better_code(supervised: Supervised, error: BaseException) -> None:
+    from .reload import wait_for_change
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # there is nothing to end in order: the supervisor ends it
+    if not isinstance(error, SystemExit):
+        traceback.print_exception(error)
+        supervised.tell("failed", f"{type(error).__name__}: {error}")
+    elif error.code != STARTUP_FAILURE:  # of which the supervisor has been told
+        supervised.tell("failed", f"The code ended the process with {error.code!r} while it was loaded")
+    if (path := wait_for_change(error, supervised.began, supervised.is_orphaned)) is not None:
+        supervised.tell("changed", str(path))
 
 
 def _name_process_in_logs() -> None:

@@ -39,7 +39,7 @@ def leave_if_held(code: int) -> None:
 
 def _threads_left(seconds: float) -> list[str]:
     """Return which threads of this package still run ``seconds`` from now: those whose work never comes back."""
-    ours = [thread for thread in threading.enumerate() if thread.name.startswith(_THREADS)]
+    ours = [each for each in threading.enumerate() if each.name.startswith(_THREADS) and not each.daemon]
     deadline = time.monotonic() + seconds
     for thread in ours:
         thread.join(max(0.0, deadline - time.monotonic()))

@@ -7,14 +7,14 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 from ..asgi.application import AgentsApplication, project_application
 from ..exceptions import NotReady, RunnerConfigurationError
 from ..utils import garbage
 from ..worker.current import current_worker
-from ..worker.process import drain, ensure_worker
+from ..worker.process import drain, end_for_code, ensure_worker
 from ..worker.worker import AgentWorker
 from .banner import print_ready
 
@@ -68,21 +68,26 @@ class Life:
                 )
         self._starting = loop.create_task(self._start())
         if self._supervised is not None:
-            self._supervised.begin(on_signal=self._on_signal, on_retire=self._on_retire, on_orphaned=self._on_orphaned)
+            self._supervised.begin(
+                on_signal=self._on_signal,
+                on_retire=self._on_retire,
+                on_reload=self._on_reload,
+                on_orphaned=self._on_orphaned,
+            )
 
     async def _start(self) -> None:
         try:
             worker = await ensure_worker(self.runner)
         except RunnerConfigurationError as error:
             self.failure = error
-            await self._end(0)
+            await self._end(drain(self.runner, 0))
             return
         except NotReady:
             return  # a signal came meanwhile, and ends the server
         except Exception as error:
             logger.debug("The worker could not start", exc_info=True)
             self.failure = RunnerConfigurationError(f"The worker could not start: {error}")
-            await self._end(0)
+            await self._end(drain(self.runner, 0))
             return
         if self._supervised is not None:
             self._supervised.tell("serving")
@@ -115,7 +120,7 @@ class Life:
         self._signals = count
         if count == 1:
             timeout = None if signal_number == signal.SIGTERM else 0
-            self._ending = asyncio.get_running_loop().create_task(self._end(timeout))
+            self._ending = asyncio.get_running_loop().create_task(self._end(drain(self.runner, timeout)))
         elif count == 2 and worker is not None:
             logger.warning("Second signal: closing the remaining sessions now")
             worker.hurry()
@@ -138,6 +143,13 @@ class Life:
         self._on_signal(1, signal.SIGTERM)
         self._hang_up()
 
+    def _on_reload(self) -> None:
+        """Close at once: a worker with newer code takes the connections, and who is on a call here comes again."""
+        self._stop_listening()
+        if not self._signals:
+            self._signals = 1
+            self._ending = asyncio.get_running_loop().create_task(self._end(end_for_code(self.runner)))
+
     def _on_orphaned(self) -> None:
         # A successor may want the port before the last call here has ended.
         self._stop_listening()
@@ -146,12 +158,12 @@ class Life:
             logger.warning("The supervisor is gone: draining")
             self._on_signal(1, signal.SIGTERM)
 
-    async def _end(self, timeout: float | None) -> None:
+    async def _end(self, ending: Coroutine[Any, Any, None]) -> None:
         try:
             self.runner.stopped = True
             if self._starting is not asyncio.current_task():
                 await asyncio.wait({self._starting}, timeout=LAST_REQUESTS_SECONDS)  # it sees that and stops again
-            await drain(self.runner, timeout)
+            await ending
         finally:
             self._stop_server()
             self.settled.set()

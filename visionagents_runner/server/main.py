@@ -38,6 +38,7 @@ def serve(
     debug: bool = False,
     server: str | None = None,
     workers: int | None = None,
+    reload: bool = False,
     splash: bool = True,
 ) -> None:
     """Serve until SIGTERM (drains) or SIGINT (closes in order).
@@ -45,11 +46,13 @@ def serve(
     A second signal ends a drain: what is left closes in order at once. A third one does not wait for agents that take
     their time to close; one more ends the process. With several ``workers``, all that holds for each of them.
 
+    With ``reload``, for development, a change of the code closes the sessions and has the new code served.
+
     Raises:
         RunnerConfigurationError: the address cannot be listened on, or the worker cannot start.
         SystemExit: with code 1, if one of several workers did not end in order.
     """
-    server, workers = choose_server(server, workers)
+    server, workers = choose_server(server, workers, reload=reload)
     how: ProcessOptions = {
         "agents_log_level": agents_log_level,
         "http_log_level": http_log_level,
@@ -63,7 +66,7 @@ def serve(
         return
     began = time.monotonic()
     configure_process(**how)
-    if workers > 1 and getattr(multiprocessing.current_process(), "_inheriting", False):
+    if (workers > 1 or reload) and getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RunnerConfigurationError(
             'Each worker loads this script first: call cli() or serve() under `if __name__ == "__main__":`'
         )
@@ -74,10 +77,10 @@ def serve(
         if splash:
             print_report(runner, url=url_of(listener), workers=workers)
         warn_of_local_requests(runner, listener.getsockname()[0])
-        if workers > 1:
+        if workers > 1 or reload:
             from .supervisor import supervise
 
-            supervise(runner, listener, workers=workers, options=how, began=began)
+            supervise(runner, listener, workers=workers, options=how, began=began, reload=reload)
             return
         life = Life(runner, began)
         if server == "daphne":
@@ -95,16 +98,25 @@ def serve(
     leave_if_held(0)
 
 
-def choose_server(server: str | None, workers: int | None) -> tuple[str, int]:
+def choose_server(server: str | None, workers: int | None, *, reload: bool = False) -> tuple[str, int]:
     """Return the server and the number of workers to have, of which None leaves the choice.
 
     Several workers are uvicorn's; WEB_CONCURRENCY says how many, as with uvicorn and gunicorn, where nothing else does.
+    One that is to ``reload`` is uvicorn's, too, and it is one, whatever WEB_CONCURRENCY says.
 
     Raises:
         RunnerConfigurationError: there is no such server, or it cannot have that many.
     """
     if server is not None and server not in SERVERS:
         raise RunnerConfigurationError(f"Unknown server {server!r}: choose from {', '.join(SERVERS)}")
+    if reload:
+        if server == "daphne":
+            raise RunnerConfigurationError("daphne cannot reload: leave --server out, or --reload")
+        if workers not in {None, 1}:
+            raise RunnerConfigurationError(f"--reload is for one worker, not for {workers}: leave --workers out")
+        if not hasattr(signal, "pthread_sigmask"):
+            raise RunnerConfigurationError("--reload needs a Unix system: here, use manage.py runserver")
+        return "uvicorn", 1
     if workers is None:
         text = "" if server == "daphne" else os.environ.get("WEB_CONCURRENCY", "").strip()
         if not text:

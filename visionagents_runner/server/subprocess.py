@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,13 +36,18 @@ class Order:
     """Path of the script that called ``serve`` or ``cli``; it is run again, up to that call."""
     module: str = ""
     """The same of one that was run by ``python -m``."""
+    reload: bool = False
+    """Whether it tells when its code changes, and waits for that where the code cannot be loaded."""
 
 
 class Supervised:
     """This process's place under its supervisor."""
 
-    def __init__(self, connection: Connection, listener: socket.socket, *, late: bool) -> None:
+    def __init__(self, connection: Connection, listener: socket.socket, *, late: bool, reload: bool = False) -> None:
+        self.began = time.time()
         self.listener = listener
+        self.reload = reload
+        """Whether it tells the supervisor of changes in its code."""
         self.late = late
         """Whether others serve already: it takes no connections from them that it would answer with 503, until warm."""
         self.begun = False
@@ -51,16 +57,31 @@ class Supervised:
         with suppress(OSError):  # it is gone, which `_hear` sees too
             self._connection.send((what, text))
 
+    def is_orphaned(self) -> bool:
+        """Return whether the supervisor is gone; for a process that does not `begin`."""
+        try:
+            while self._connection.poll():
+                self._connection.recv()
+        except (EOFError, OSError):
+            return True
+        return False
+
     def begin(
-        self, *, on_signal: Callable[[int, int], None], on_retire: Callable[[], None], on_orphaned: Callable[[], None]
+        self,
+        *,
+        on_signal: Callable[[int, int], None],
+        on_retire: Callable[[], None],
+        on_reload: Callable[[], None],
+        on_orphaned: Callable[[], None],
     ) -> None:
         """Take part in what the supervisor says from now on; the event loop runs and signals are answered.
 
         ``on_signal`` is given how many the supervisor has had, and which it was. ``on_retire``: another worker takes
-        this one's place. ``on_orphaned``: the supervisor is gone.
+        this one's place. ``on_reload``: one with newer code does. ``on_orphaned``: the supervisor is gone.
         """
         self.begun = True
-        self._on_signal, self._on_retire, self._on_orphaned = on_signal, on_retire, on_orphaned
+        self._on_signal, self._on_retire, self._on_reload = on_signal, on_retire, on_reload
+        self._on_orphaned = on_orphaned
         asyncio.get_running_loop().add_reader(self._connection.fileno(), self._hear)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         self.tell("begun")
@@ -75,6 +96,8 @@ class Supervised:
                     self._on_signal(*values)
                 elif what == "retire":
                     self._on_retire()
+                elif what == "reload":
+                    self._on_reload()
         except (EOFError, OSError):
             asyncio.get_running_loop().remove_reader(self._connection.fileno())
             self._on_orphaned()

@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing import connection as pipes
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
@@ -43,17 +44,25 @@ _ENDING_TICK_SECONDS = 0.2
 
 
 def supervise(
-    runner: AgentRegistry, listener: socket.socket, *, workers: int, options: ProcessOptions, began: float
+    runner: AgentRegistry,
+    listener: socket.socket,
+    *,
+    workers: int,
+    options: ProcessOptions,
+    began: float,
+    reload: bool = False,
 ) -> None:
     """Have ``workers`` processes serve ``listener``, each as `server.main.serve` with ``options``, until told to end.
+
+    With ``reload`` one whose code has changed is replaced at once, and its sessions close.
 
     Raises:
         RunnerConfigurationError: they cannot start, or die again and again.
         SystemExit: with code 1, if one of them did not end in order.
     """
-    order = _order(runner, options)
+    order = replace(_order(runner, options), reload=reload)
     _refuse_unsound_database()
-    if _layer_stays_in_process():
+    if workers > 1 and _layer_stays_in_process():
         logger.warning(
             "Workers hear of each other only through the database, every %g s, and a call's WebSocket that reaches "
             "another worker than its agent's is refused: set CHANNEL_LAYERS to channels_redis",
@@ -80,6 +89,9 @@ class WorkerProcess:
         self.begun = self.serving = self.ready = self.leaving = self.dismissed = False
         self.told_ready = self.told_slow = False
         self.failure = ""
+        self.changed = ""
+        """The file of its code that changed first, once one has."""
+        self.told_failure = False
         self._pinged_at = 0.0
         self._silent: float | None = None
         # The tracker unblocks signals whenever it is started itself, so that must have happened before.
@@ -122,7 +134,9 @@ class WorkerProcess:
             while self.connection.poll():
                 what, text = self.connection.recv()
                 if what == "failed":
-                    self.failure = text
+                    self.failure, self.begun = text, False
+                elif what == "changed":
+                    self.changed = text
                 elif what == "pong":
                     self._silent = None
                 else:  # begun, serving, ready, leaving
@@ -215,8 +229,14 @@ class Supervisor(Multiprocess):
                 worker.tell_if_disorderly()
         self._leaving = [worker for worker in self._leaving if worker.alive]
         for worker in list(self._crew):
+            if self._order.reload and worker.failure and worker.alive and not worker.told_failure:
+                worker.told_failure = True
+                logger.error("%s. It is tried again when the code changes", worker.failure)
             if worker.leaving:  # it said so, and may have ended since
                 self._let_go(worker)
+            elif worker.changed:
+                logger.warning("%s has changed: reloading", worker.changed)
+                self._let_go(worker, "reload")
             elif not worker.alive:
                 self._bury(worker)
         self._kill_hung()
@@ -308,13 +328,13 @@ class Supervisor(Multiprocess):
                 worker.process.kill()
                 worker.process.join(1)
 
-    def _let_go(self, worker: WorkerProcess) -> None:
-        """Have a worker drain while the others go on; it takes no more connections."""
+    def _let_go(self, worker: WorkerProcess, how: str = "retire") -> None:
+        """Have a worker drain while the others go on, or close to ``reload``; it takes no more connections."""
         self._crew.remove(worker)
         self._leaving.append(worker)
         worker.leaving = True
         worker.dismiss()
-        worker.tell("retire")
+        worker.tell(how)
 
     def _bury(self, worker: WorkerProcess) -> None:
         self._crew.remove(worker)

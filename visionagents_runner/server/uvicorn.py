@@ -20,6 +20,7 @@ from .connections import BODY_READ_BYTES, MOST_HEAD_BYTES, READ_BYTES, BoundedLi
 from .exit import leave_if_held
 from .lifecycle import LAST_REQUESTS_SECONDS, Life, prepared_application
 from .options import ProcessOptions, configure_process
+from .reload import watch
 from .subprocess import STARTUP_FAILURE, Supervised
 
 if TYPE_CHECKING:
@@ -333,11 +334,14 @@ def serve_supervised(runner: AgentRegistry, supervised: Supervised, **options: U
     try:
         application = prepared_application(runner)
         application.prepare()
+        if supervised.reload:
+            watch(lambda path: supervised.tell("changed", str(path)), supervised.began)
         serve_uvicorn(application, supervised.listener, life, debug=options["debug"], late=supervised.late)
         if life.failure is not None:
             raise life.failure
     except RunnerConfigurationError as error:
         supervised.tell("failed", str(error))
-        leave_if_held(STARTUP_FAILURE)
-        raise SystemExit(STARTUP_FAILURE) from None
+        if not supervised.reload:
+            leave_if_held(STARTUP_FAILURE)
+        raise SystemExit(STARTUP_FAILURE) from (error if supervised.reload else None)
     leave_if_held(0)
