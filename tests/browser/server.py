@@ -72,7 +72,7 @@ def server_environment(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def running_server(folder: Path, **more: str) -> Iterator[Server]:
+def running_server(folder: Path, *options: str, **more: str) -> Iterator[Server]:
     """Run a server on the database in ``folder``, which may have others; ``more`` is its environment besides."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -84,7 +84,7 @@ def running_server(folder: Path, **more: str) -> Iterator[Server]:
     log = folder / f"log-{port}"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "django", "serveagents", "--port", str(port), "--no-splash"],
+            [sys.executable, "-m", "django", "serveagents", "--port", str(port), "--no-splash", *options],
             cwd=ROOT,
             env=env,
             stdout=output,

@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy
 
 from ...models import AgentSession, EndReason
 from ...signals import session_started
+from ...worker.current import current_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,13 +66,16 @@ def describe(session: LiveSession, presence: Presence | None, *, for_guest: bool
 
 def describe_end(session: LiveSession) -> dict[str, Any]:
     reason = session.end_reason
+    worker = current_worker()
+    code_changes = reason is EndReason.CANCELLED and worker is not None and worker.code_changes
     return {
         "type": "session",
         "session_id": session.id,
         "agent_id": agent_id(session),
         "status": session.status.value,
         "end_reason": reason.value if reason is not None else None,
-        "end_words": end_words(reason),
+        "end_words": _("The server loads newer code.") if code_changes else end_words(reason),
+        "code_changes": code_changes,
     }
 
 

@@ -5,6 +5,8 @@ import { describe } from "./events.js";
 const NOT_LISTED = new Set(["partial", "state"]); // many a second, and shown elsewhere as they come
 
 export class Happenings {
+  #lastAgent = null;
+
   constructor({ roster, transcript, events, turns, waves, drawer, starter, notices, panel }) {
     Object.assign(this, { roster, transcript, events, turns, waves, drawer, starter, notices, panel });
     roster.addEventListener("joined", ({ detail }) => this.#came(detail));
@@ -69,15 +71,21 @@ export class Happenings {
   #went(person) {
     this.transcript.system(`${person.name || person.user_id} left`);
     if (!person.is_agent) return;
+    this.#lastAgent = person;
     this.transcript.finish(person.participant_id);
     if (this.roster.agents.length === 0) this.starter.gone("", person.session?.agent);
   }
 
-  #sessionEnded({ session_id, agent_id, status, end_reason, end_words }) {
-    const agent = this.roster.agents.find(({ session }) => session?.session_id === session_id);
+  #sessionEnded({ session_id, agent_id, status, end_reason, end_words, code_changes }) {
+    // It is told that the agent leaves and that its session ends, in either order.
+    const isIts = (person) => person?.session?.session_id === session_id;
+    const session = [...this.roster.agents, this.#lastAgent].find(isIts)?.session;
     this.roster.ended(session_id);
     this.log("session", end_words || end_reason || status, { session_id, status, end_reason }, agent_id);
-    if (this.roster.agents.length === 0) this.starter.gone(end_words, agent?.session?.agent);
+    if (this.roster.agents.length > 0) return;
+    this.starter.gone(end_words, session?.agent);
+    // Of several people each page would start one.
+    if (code_changes && session && this.roster.others.length === 0) this.starter.startOnReturn(session);
   }
 
   #error({ code, detail, id }) {

@@ -10,7 +10,13 @@ export class RequestError extends Error {
   }
 }
 
-export const startAgent = (agent) => post("sessions", { call_id: callId, call_type: callType, ...(agent ? { agent } : {}) });
+export const startAgent = (agent, metadata) =>
+  post("sessions", {
+    call_id: callId,
+    call_type: callType,
+    ...(agent ? { agent } : {}),
+    ...(metadata ? { metadata } : {}),
+  });
 
 export const invite = (sessionId, role, name) =>
   post(`sessions/${encodeURIComponent(sessionId)}/invitations`, { role, ...(name ? { name } : {}) });

@@ -9,6 +9,7 @@ export class Starter {
   onInvitation = () => {};
 
   #may = false;
+  #onReturn = null;
   #starting = false;
 
   constructor() {
@@ -28,7 +29,20 @@ export class Starter {
     this.select.replaceChildren(...agents.map((name) => new Option(name, name, false, name === wantedAgent)));
   }
 
+  /** Start what `session` was again, once the page is back in the call: the server loads newer code meanwhile. */
+  startOnReturn(session) {
+    this.#onReturn = session;
+  }
+
   nobodyYet() {
+    const session = this.#onReturn;
+    this.#onReturn = null;
+    if (session && this.#may) {
+      this.select.value = session.agent;
+      this.#show("The server has loaded newer code", "The agent comes again.", "Start the agent again", false);
+      this.#start({ metadata: session.metadata, tries: WARM_UP_TRIES });
+      return;
+    }
     this.#show("No agent is in this call yet", this.#may ? "Start one to have an answer." : NOT_YOU, "Start an agent", false);
   }
 
@@ -42,6 +56,7 @@ export class Starter {
   hide() {
     this.card.hidden = true;
     this.#starting = false;
+    this.#onReturn = null;
   }
 
   #show(title, text, label, bad) {
@@ -56,14 +71,14 @@ export class Starter {
     this.card.hidden = false;
   }
 
-  async #start() {
+  async #start({ metadata, tries = 1 } = {}) {
     if (this.#starting) return;
     this.#starting = this.button.disabled = true;
     setText(this.error, "");
     const label = this.button.textContent;
     setText(this.button, "Starting\u2026");
     try {
-      const { invitation } = await startAgent(this.select.value);
+      const { invitation } = await this.#ask(metadata, tries);
       // The card goes when the agent comes, which the server tells.
       if (invitation) {
         keepToken(invitation);
@@ -76,6 +91,21 @@ export class Starter {
     }
     this.#starting = false;
   }
+
+  /** A server that has just started may have to warm up its agents first: 503. */
+  async #ask(metadata, tries) {
+    for (;;) {
+      try {
+        return await startAgent(this.select.value, metadata);
+      } catch (error) {
+        tries -= 1;
+        if (error.status !== 503 || tries === 0 || this.card.hidden) throw error;
+        await new Promise((resolve) => setTimeout(resolve, WARM_UP_PAUSE_MS));
+      }
+    }
+  }
 }
 
+const WARM_UP_TRIES = 60;
+const WARM_UP_PAUSE_MS = 1000;
 const NOT_YOU = "Somebody who may start agents can start one; this page notices when it comes.";
