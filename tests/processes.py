@@ -7,7 +7,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from django.db import connections
+
+from tests.forks import ForkedProcess
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -84,23 +85,14 @@ class Child:
 
     def __init__(self, program: str, **more: str) -> None:
         body = textwrap.indent(textwrap.dedent(program), "    ")
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _PRELUDE.format(body=body)],
-            env=environment(**more),
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self.process = ForkedProcess(_PRELUDE.format(body=body), environment(**more))
 
     def hear(self) -> Any:
-        assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, f"the process ended with {self.process.wait(30)}"
         return json.loads(line)
 
     def tell(self, line: str = "") -> None:
-        assert self.process.stdin is not None
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
 
@@ -108,8 +100,7 @@ class Child:
         try:
             return self.process.wait(30)
         finally:
-            self.process.kill()
-            self.process.communicate()
+            self.process.close()
 
 
 @contextmanager
@@ -118,19 +109,25 @@ def child(program: str, **more: str) -> Iterator[Child]:
     try:
         yield process
     finally:
-        process.process.kill()
-        process.process.communicate()
+        process.process.close()
 
 
-def freeze(process: subprocess.Popen[str]) -> None:
+def freeze(process: ForkedProcess) -> None:
     """Send SIGSTOP, and not in the middle of a transaction: on SQLite that would lock everybody else out, too."""
     while True:
         process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        while not _is_stopped(process.pid):
+            time.sleep(0.001)
         if _can_write():
             return
         process.send_signal(signal.SIGCONT)
         time.sleep(0.01)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Only its parent, which is not this process, could wait for that."""
+    state = Path(f"/proc/{pid}/stat")
+    return not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def _can_write() -> bool:
@@ -162,5 +159,4 @@ def run_side_by_side(program: str, *, processes: int, **more: str) -> list[str]:
         return said
     finally:
         for each in children:
-            each.process.kill()
-            each.process.communicate()
+            each.process.close()

@@ -82,8 +82,8 @@ def read_until(server: Server, text: str) -> str:
     assert server.process.stdout is not None
     lines: list[str] = []
     while not lines or text not in lines[-1]:
-        assert (line := server.process.stdout.readline()), lines
-        lines.append(line)
+        lines.append(server.process.stdout.readline())
+        assert lines[-1], lines  # it ended
     return "".join(lines)
 
 
