@@ -6,6 +6,7 @@ workers.
 
 from __future__ import annotations
 
+import atexit
 import io
 import multiprocessing
 import os
@@ -95,4 +96,9 @@ def _run(program: str, env: dict[str, str], folder: str, descriptors: tuple[Conn
     os.chdir(folder)
     warnings.simplefilter("default")
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    exec(compile(program, "<program>", "exec"), namespace)
+    # multiprocessing's own runs these from Python 3.13 on.
+    atexit._clear()
+    try:
+        exec(compile(program, "<program>", "exec", dont_inherit=True), namespace)
+    finally:
+        atexit._run_exitfuncs()

@@ -60,7 +60,10 @@ def test_a_worker_answers_its_supervisor_until_its_loop_is_closed() -> None:
 
     async def main() -> None:
         Supervised(its_end, listener, late=False).begin(
-            on_signal=lambda count, number: None, on_retire=lambda: None, on_orphaned=lambda: None
+            on_signal=lambda count, number: None,
+            on_retire=lambda: None,
+            on_reload=lambda: None,
+            on_orphaned=lambda: None,
         )
         assert await asyncio.to_thread(supervisor.recv) == ("begun", "")
         asyncio.get_running_loop().run_in_executor(None, ask_at_the_very_end)

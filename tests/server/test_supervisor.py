@@ -28,11 +28,11 @@ class Mortal:
     """Has of a worker process what the supervisor touches."""
 
     pid = 4711
-    failure = ""
+    failure = changed = ""
     how_it_ended = "SIGSEGV"
     orderly = True
     alive = serving = ready = begun = True
-    told_ready = told_slow = leaving = False
+    told_ready = told_slow = told_failure = leaving = False
 
     def __init__(self, listener: Any, order: Order, *, late: bool) -> None:
         self.connection = self

@@ -86,7 +86,7 @@ async def test_what_stops_for_newer_code_leaves_behind_who_takes_long_to_close(l
     row = await row_of(session)
     assert (row.end_reason, row.status) == ("cancelled", "closed")
     assert "agent.close() did not end before the close was forced" in row.error
-    closing = await database.read(SessionEvent.objects.get, session_id=row.pk, kind="closing")
+    closing = await database.read(SessionEvent.objects.get, session_id=row.pk, kind="close_requested")
     assert closing.data["by"] == "reload"
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import until
+from tests.processes import ROOT
 from visionagents_runner.telemetry.looplag import BUCKETS, LoopLag
 
 LOGGER = "visionagents_runner.telemetry.looplag"
@@ -204,7 +205,7 @@ async def test_a_process_that_was_stopped_and_continued_raises_no_alarm(tmp_path
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "DJANGO_SETTINGS_MODULE": ""},
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
     )
     assert child.stdin is not None
     assert child.stdout is not None
