@@ -26,14 +26,32 @@ class ServeOptions:
     """
 
     cors_allow_origins: Iterable[str] = ()
+    """Origins whose pages may call the API: ``{"https://app.example"}``."""
+
     cors_allow_methods: Iterable[str] = ("*",)
+    """Methods that they may use."""
+
     cors_allow_headers: Iterable[str] = ("*",)
+    """Headers that they may send."""
+
     cors_allow_credentials: bool = False
+    """Whether their requests may carry cookies; not together with the origin ``*``."""
+
     can_start_session: Permission | None = None
+    """Replaces the rule for starts, and for being on a call."""
+
     can_close_session: Permission | None = None
+    """Replaces the rule for closes."""
+
     can_view_session: Permission | None = None
+    """Replaces the rule for seeing a session, its events and its transcript."""
+
     can_view_metrics: Permission | None = None
+    """Replaces the rule for metrics and costs."""
+
     can_speak: Permission | None = None
+    """Replaces the rule for having an agent say or answer something."""
+
     api: NinjaAPI | None = None
     """A ready NinjaAPI that replaces the default one whole; the worker still starts and stops with the server."""
 

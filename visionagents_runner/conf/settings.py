@@ -18,26 +18,26 @@ class RunnerSettings:
     """Deployment knobs. What the API allows is in `ServeOptions`; limits of one agent are on its `AgentLauncher`."""
 
     RUNNER: str = ""
-    """Dotted path of the project's `Runner`, for example ``"project.agents.runner"``."""
+    """Dotted path of the project's ``Runner``, for example ``"project.agents.runner"``."""
 
     ALLOW_LOCAL: bool | None = None
-    """Whether a local request (see `permissions`) needs no sign-in. None: only with DEBUG or without a project."""
+    """Whether a local request needs no sign-in. None: only with DEBUG, or in a script without a project."""
 
     LEAN_API: Literal["auto"] | bool = "auto"
-    """Whether `Runner.asgi` serves the API without the host's middleware. "auto": where MIDDLEWARE is Django's own."""
+    """Whether the API is served without the host's middleware. "auto": where MIDDLEWARE is Django's own."""
 
     API_MIDDLEWARE: tuple[str, ...] = ()
     """Dotted paths of the middleware that the lean API runs, outermost first."""
 
     MAX_BODY_BYTES: int = 1024 * 1024
-    """Largest request body that the API reads, in bytes; above it the answer is 413. Reading holds the interpreter
-    for some milliseconds a MiB."""
+    """Largest request body that the API reads, in bytes; larger ones are 413, while they stream in. No route needs more
+    than 100 KB. Reading holds the interpreter for some milliseconds a MiB."""
 
     MAX_PROJECT_BODY_BYTES: int | None = 100 * 1024 * 1024
     """The same of the project's other paths, uploads included. None: what Django takes, which is files of any size."""
 
     MAX_MESSAGE_BYTES: int = 1024 * 1024
-    """Largest message of a WebSocket that ``serveagents`` takes, in bytes; above it the connection ends."""
+    """Largest message of a WebSocket that ``serveagents`` takes, in bytes; above it the connection ends (1009)."""
 
     HEAD_TIMEOUT: float = 10.0
     """Seconds that a client may take to send a request's first line and headers; 0 for any. This and the three below
@@ -68,11 +68,12 @@ class RunnerSettings:
     """Further seconds after which an unreachable session is lost for good."""
 
     POLL_INTERVAL: float = 1.0
-    """Seconds between two looks for close requests that other processes wrote."""
+    """Seconds between two looks for what other processes want of this worker's sessions, and for queued ones. With a
+    channel layer it is told at once."""
 
     MAX_SESSIONS: int | None = None
     """Most live sessions on all workers together; None: no limit but each worker's. Limits of one agent are on its
-    `AgentLauncher`."""
+    ``AgentLauncher``."""
 
     MAX_SESSIONS_PER_USER: int | None = None
     """Most live sessions of one signed-in user, on all workers together."""
@@ -98,15 +99,15 @@ class RunnerSettings:
     worker is overloaded and takes no new sessions; 0 for never."""
 
     ICE_SERVERS: tuple[dict[str, Any], ...] = ()
-    """STUN and TURN servers of `edge.BrowserEdge`, as browsers take them: ``{"urls": ..., "username": ...,
+    """STUN and TURN servers of calls in the browser, as browsers take them: ``{"urls": ..., "username": ...,
     "credential": ...}``. None by default: nobody outside is asked, and a browser reaches the worker directly."""
 
     MAX_PEOPLE_PER_CALL: int = 20
-    """How many people one call of `edge.BrowserEdge` takes."""
+    """How many people one call in the browser takes."""
 
     LIMITS: dict[str, Any] = field(default_factory=dict)
     """How much one person, invitation, user, API key, address or call may have of a worker, where it differs from the
-    defaults of `quotas.limits.Limits`: ``{"turns_per_person": "60/m burst 10", "seats_per_identity": 2}``."""
+    defaults: ``{"turns_per_person": "60/m burst 10", "seats_per_identity": 2}``."""
 
     TRUSTED_PROXIES: tuple[str, ...] = ()
     """Addresses or networks (``"10.0.0.0/8"``) of the project's own proxies. Behind them a client's address, by which
@@ -119,14 +120,14 @@ class RunnerSettings:
     """Whether guests, who joined by an invitation, see which tools an agent calls, with arguments and results."""
 
     RECOGNITION_MODEL: str = ""
-    """Path of the speech recognition model of `demo` (a folder for faster-whisper), or its name there. "": the one of
-    an installed package, else the smallest English one is downloaded."""
+    """Path of the model of the local speech recognition (a folder for faster-whisper), or its name there. "": the one
+    of an installed package, else the smallest English one is downloaded."""
 
     VOICE_MODEL: str = ""
-    """Path of the voice of `demo` (a Piper ``.onnx`` file), or ``"espeak"``. "": the one of an installed package."""
+    """Path of the local voice (a Piper ``.onnx`` file), or ``"espeak"``. "": the one of an installed package."""
 
     REDACT: str = ""
-    """Dotted path of a callable that sees every event of a session before it is kept or shown. See `recorder`."""
+    """Dotted path of a callable that sees every event of a session before it is kept or shown."""
 
     FLUSH_INTERVAL: float = 0.25
     """Seconds between two writes of events to the database."""
@@ -136,12 +137,12 @@ class RunnerSettings:
 
     WEBHOOKS: tuple[dict[str, Any], ...] = ()
     """Who is told that a session has ended, by a signed message: ``{"URL": "https://...", "SECRET": "whsec_...",
-    "NAME": ..., "ALLOW_PRIVATE": False}``. See `webhooks`."""
+    "NAME": ..., "ALLOW_PRIVATE": False}``."""
 
     PRICES: dict[str, Any] = field(default_factory=dict)
     """What models cost, for the cost of each session: ``{"currency": "EUR", "llm": {"gpt-4o-mini": {"input_tokens":
     "0.15e-6", "output_tokens": "0.6e-6"}}, "tts": {"*": {"characters": "15e-6"}}, "session": {"seconds": "1e-5"}}``.
-    See `costs`; none by default."""
+    None by default."""
 
     RETENTION: timedelta | float | None = None
     """How long ended sessions are kept, as a timedelta or in seconds: what ``manage.py pruneagentsessions`` goes by,

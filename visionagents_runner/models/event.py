@@ -16,36 +16,47 @@ from ..messaging.notifications import tell_of_news_on_commit
 from .bulk import insert_events, take_numbers
 from .session import AgentSession
 
-LIFECYCLE_KINDS = frozenset(
-    {
-        "requested",
-        "claimed",
-        "postponed",
-        "requeued",
-        "started",
-        "joined",
-        "close_requested",
-        "ended",
-        "unreachable",
-        "reachable",
-    }
-)
+_LIFECYCLE = {
+    "requested": "The session was asked for: who by, how, and with which metadata.",
+    "claimed": "A worker took it from the queue.",
+    "postponed": "It may not start yet: a limit over all workers is reached, or its worker had no room after all.",
+    "requeued": "Its worker gave it back to the queue before it had started.",
+    "started": "The agent is built, and joins its call.",
+    "joined": "The agent is on the call.",
+    "close_requested": "Somebody, or a limit, wants it to end; `force`: without waiting for the agent.",
+    "ended": "It has its end state, with the reason.",
+    "unreachable": "Its worker has been silent for WORKER_TTL.",
+    "reachable": "Its worker is heard of again.",
+}
+_WITHOUT_WORDS = {
+    "agent_joined": "The agent has come onto the call.",
+    "agent_left": "The agent has left the call.",
+    "participant_joined": "A person has come onto the call.",
+    "participant_left": "A person has left the call.",
+    "user_turn_started": "A person began to speak.",
+    "user_turn_ended": "A person has finished speaking.",
+    "agent_turn_started": "The agent began to speak.",
+    "agent_turn_ended": "The agent has stopped speaking; `interrupted`: because somebody cut in.",
+    "turn": "An answer is over: what its time was made of, in milliseconds.",
+    "error": "The agent reported an error: of which component, and whether it goes on. Its text holds words.",
+    "connection": "The connection to a model came or went.",
+    "dropped": "Events that are missing here, by kind, and why.",
+}
+_WITH_WORDS = {
+    "message": "Something was said or typed, once it was complete; an answer that was cut, as far as it was heard.",
+    "tool_started": "The model calls a tool, with these arguments.",
+    "tool_ended": "The tool has returned, or failed: its result, and the milliseconds that it took.",
+    "asked": "Somebody had the agent say or answer something from outside the call.",
+    "custom": "A custom event of a page or of the agent.",
+}
+
+KINDS = _LIFECYCLE | _WITHOUT_WORDS | _WITH_WORDS
+"""Every kind of event that a history may hold, and what it tells; the reference is made of this."""
+
+LIFECYCLE_KINDS = frozenset(_LIFECYCLE)
 """What the runner itself tells of a session. All other kinds are told by `observe`, and written by `recorder`."""
 
-KINDS_WITHOUT_WORDS = LIFECYCLE_KINDS | {
-    "agent_joined",
-    "agent_left",
-    "participant_joined",
-    "participant_left",
-    "user_turn_started",
-    "user_turn_ended",
-    "agent_turn_started",
-    "agent_turn_ended",
-    "turn",
-    "error",
-    "connection",
-    "dropped",
-}
+KINDS_WITHOUT_WORDS = LIFECYCLE_KINDS | _WITHOUT_WORDS.keys()
 """For whoever may see the session. All others hold what was said or done with it: for who may read transcripts."""
 
 _QUOTING = {"error": "message", "connection": "reason"}

@@ -14,6 +14,7 @@ from tests.api.fixtures import Serve
 from tests.api.test_sessions import start
 from tests.asgi_client import Client
 from tests.conftest import agent_of, until
+from tests.processes import ROOT
 from tests.telemetry.metrics.scrape import Page, scrape
 from visionagents_runner.models import AgentSession, EndReason, Worker
 from visionagents_runner.models.worker import seconds_ago
@@ -245,6 +246,9 @@ async def test_names_and_labels_keep_to_prometheus_conventions(client: Client) -
         "version", "vision_agents", "django", "python",
     }  # fmt: skip
     text = (await client.get("/metrics", headers={"accept": "text/plain"})).body.decode()
+    reference = (ROOT / "docs" / "reference" / "metrics.md").read_text()
+    told = {name.removesuffix("_total") for name in re.findall(r"^\| `(\w+)`", reference, re.M)}
+    assert {family.name for family in ours} <= told
     assert session.id not in text
     assert "_created" not in text
 
