@@ -21,7 +21,9 @@ from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
 # Nothing that reads settings: each process has its own.
-_context.set_forkserver_preload(["vision_agents.core", "aiortc", "aiohttp", "redis.asyncio", "uvicorn", "django.http"])
+_context.set_forkserver_preload(
+    ["vision_agents.core", "aiortc", "aiohttp", "redis.asyncio", "cryptography.x509", "django.db.models", "django.http"]
+)
 
 
 class ForkedProcess:

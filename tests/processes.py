@@ -85,7 +85,7 @@ class Child:
 
     def __init__(self, program: str, **more: str) -> None:
         body = textwrap.indent(textwrap.dedent(program), "    ")
-        self.process = ForkedProcess(_PRELUDE.format(body=body), environment(**more))
+        self.process = ForkedProcess(_PRELUDE.format(body=body), environment(TEST_WITHOUT_DAPHNE="1", **more))
 
     def hear(self) -> Any:
         line = self.process.stdout.readline()

@@ -268,7 +268,9 @@ frontend f
         f"LoadModule {name}_module {modules}/mod_{name}.so\n"
         for name in ("mpm_event", "authz_core", "headers", "proxy", "proxy_http")
     )
-    (tmp_path / "apache.conf").write_text(f"ServerRoot {tmp_path}\nServerName x\nListen 127.0.0.1:8080\n{load}{apache}")
+    (tmp_path / "apache.conf").write_text(
+        f"ServerRoot {tmp_path}\nServerName x\nListen 127.0.0.1:8080\nErrorLog {tmp_path}/log\n{load}{apache}"
+    )
     run([program_of("apache2"), "-t", "-f", str(tmp_path / "apache.conf")])
 
 

@@ -26,6 +26,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def mistaken(tmp_path: Path) -> Path:
+    """A folder whose script never gets to its agent: so it need not load vision-agents."""
+    (tmp_path / "agent.py").write_text(
+        "from tests.agents import runner\n\nif __name__ == '__main__':\n    runner.cli()\n"
+    )
+    return tmp_path
+
+
 def run(folder: Path, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "agent.py", *arguments],
@@ -111,25 +120,25 @@ def test_two_first_starts_at_once_share_one_database(folder: Path) -> None:
         (["serve", "--port", "70000"], "choose one from 0 to 65535"),
     ],
 )
-def test_a_mistake_is_one_line_that_says_the_fix(folder: Path, arguments: list[str], message: str) -> None:
-    done = run(folder, *arguments)
+def test_a_mistake_is_one_line_that_says_the_fix(mistaken: Path, arguments: list[str], message: str) -> None:
+    done = run(mistaken, *arguments)
     assert done.returncode == 1
     assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(folder: Path) -> None:
-    (folder / ".visionagents_secret_key").mkdir()
-    done = run(folder, "run")
+def test_a_folder_that_cannot_be_written_is_one_line(mistaken: Path) -> None:
+    (mistaken / ".visionagents_secret_key").mkdir()
+    done = run(mistaken, "run")
     assert done.returncode == 1
     assert "change to a directory of yours" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_secret_that_others_can_read_is_one_line_that_says_the_fix(folder: Path) -> None:
-    (folder / ".visionagents_secret_key").write_text("x" * 50)
-    (folder / ".visionagents_secret_key").chmod(0o644)
-    done = run(folder, "run")
+def test_a_secret_that_others_can_read_is_one_line_that_says_the_fix(mistaken: Path) -> None:
+    (mistaken / ".visionagents_secret_key").write_text("x" * 50)
+    (mistaken / ".visionagents_secret_key").chmod(0o644)
+    done = run(mistaken, "run")
     assert done.returncode == 1
     assert "chmod 600" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
