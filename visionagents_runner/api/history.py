@@ -18,8 +18,9 @@ from ..models import KINDS_WITHOUT_WORDS, SessionEvent, without_words
 from ..quotas import heavy_read
 from ..sessions.session import LiveSession
 from ..store import database
+from ..utils.timestamps import iso
 from .errors import answer, encode_json, json_response
-from .lookup import Found, call_of, find_visible, iso, measured, priced
+from .lookup import Found, call_of, find_visible, measured, priced
 from .operations import operation, runner_of
 from .pagination import Page, page_of
 from .schemas import After, EventList, SessionMetrics, Transcript, TranscriptPart

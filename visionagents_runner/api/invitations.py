@@ -11,10 +11,11 @@ from ..auth.permissions import Action, authorize
 from ..auth.tokens import make_join_token, read_join_token
 from ..models import SessionStatus
 from ..store import calls
+from ..utils.timestamps import iso
 from ..views import find_base, page_path
 from .bodies import parse_body
 from .errors import APIError, json_response
-from .lookup import call_of, find_visible, iso
+from .lookup import call_of, find_visible
 from .operations import json_body, operation, runner_of, take_share
 from .schemas import Error, Invitation, Invite
 

@@ -17,6 +17,7 @@ from ..sessions.session import LiveSession
 from ..store import database, session_rows
 from ..utils.paths import scope_of
 from ..utils.tasks import shared
+from ..utils.timestamps import iso
 from ..worker.current import current_worker
 from .errors import session_not_found
 
@@ -137,10 +138,10 @@ def began(found: Found) -> str | None:
 def measured(found: Found) -> dict[str, Any]:
     """Return the agent's metrics: of this moment where this process runs it, else what its worker wrote last."""
     if isinstance(found, LiveSession):
-        metrics, at = found.metrics(), iso(datetime.now(UTC))
+        metrics, at = found.metrics(), datetime.now(UTC)
     else:
-        metrics, at = found.metrics, iso(found.metrics_at) or began(found)
-    return {"metrics_generated_at": at, "metrics": {name: _finite(value) for name, value in metrics.items()}}
+        metrics, at = found.metrics, found.metrics_at or found.started_at or found.created_at
+    return {"metrics_generated_at": iso(at), "metrics": {name: _finite(value) for name, value in metrics.items()}}
 
 
 def priced(found: Found) -> dict[str, Any]:
@@ -165,9 +166,3 @@ def priced(found: Found) -> dict[str, Any]:
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not isfinite(value) else value
-
-
-def iso(moment: datetime | None) -> str | None:
-    if moment is None:
-        return None
-    return moment.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"

@@ -6,7 +6,6 @@ revocation therefore takes effect at once in the process that made it, and withi
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import logging
 import re
@@ -28,7 +27,8 @@ from ..models.key import PREFIX_LENGTH, SECRET_LENGTH, Scope, digest_of
 from ..quotas import address_of_request, check_guess, note_valid, one_look_up
 from ..store import database
 from ..store.errors import first_line
-from ..utils.tasks import shared, spawn
+from ..utils.bounded import keep
+from ..utils.tasks import HeldTasks, shared
 
 logger = logging.getLogger(__name__)
 
@@ -186,10 +186,7 @@ class _Memory:
         with self._lock:
             if generation != self.generation:
                 return  # it was looked up before a revocation
-            self._entries.pop(digest, None)
-            while len(self._entries) >= _MOST:
-                del self._entries[next(iter(self._entries))]
-            self._entries[digest] = found, asked_at, asked_at + seconds
+            keep(self._entries, digest, (found, asked_at, asked_at + seconds), most=_MOST)
 
     def clear(self) -> None:
         with self._lock:
@@ -211,19 +208,14 @@ def forget() -> None:
 # The last use
 
 _noted: dict[int, float] = {}
-_writing: set[asyncio.Task[None]] = set()
+_writing = HeldTasks()
 
 
 def _note_use(key: Key, now: float) -> None:
     if now - _noted.get(key.id, -USE_SECONDS) < USE_SECONDS:
         return
-    _noted.pop(key.id, None)
-    while len(_noted) >= _MOST:
-        _noted.pop(next(iter(_noted)), None)
-    _noted[key.id] = now
-    task = spawn(_write_use(key), name="visionagents-key-use")
-    _writing.add(task)
-    task.add_done_callback(_writing.discard)
+    keep(_noted, key.id, now, most=_MOST)
+    _writing.spawn(_write_use(key), name="visionagents-key-use")
 
 
 async def _write_use(key: Key) -> None:

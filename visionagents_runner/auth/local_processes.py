@@ -27,6 +27,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..utils.bounded import keep
 from ..utils.process import server_processes
 
 ANOTHER_USER = "it comes from a program of another user"
@@ -91,8 +92,8 @@ async def doubt(scope: Mapping[str, Any]) -> str | None:
         return NOT_TOLD  # for now: it is not remembered
     else:
         verdict = await _look(found, server[1])
-        _keep(_by_cookie, found.cookie, verdict)
-    _keep(_by_object, id(client), (client, verdict))
+        keep(_by_cookie, found.cookie, verdict, most=_MOST_VERDICTS)
+    keep(_by_object, id(client), (client, verdict), most=_MOST_VERDICTS)
     return verdict
 
 
@@ -105,12 +106,6 @@ _by_object: dict[int, tuple[Any, str | None]] = {}
 _by_cookie: dict[bytes, str | None] = {}
 _looking = 0
 _one_look = threading.Lock()
-
-
-def _keep(verdicts: dict[Any, Any], key: Any, verdict: Any) -> None:
-    while len(verdicts) >= _MOST_VERDICTS:
-        verdicts.pop(next(iter(verdicts)), None)
-    verdicts[key] = verdict
 
 
 async def _look(found: _Socket, port: int) -> str | None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from ..store.errors import DATABASE_ERRORS
+from ..utils.loops import one_per_loop
 from ..utils.tasks import spawn
 
 logger = logging.getLogger(__name__)
@@ -94,13 +95,5 @@ class _Kept:
             self._fail(error)
 
 
-_rechecks: tuple[asyncio.AbstractEventLoop, Rechecks] | None = None
-
-
-def get_rechecks() -> Rechecks:
-    """Return those of this event loop."""
-    global _rechecks
-    loop = asyncio.get_running_loop()
-    if _rechecks is None or _rechecks[0] is not loop:
-        _rechecks = (loop, Rechecks())
-    return _rechecks[1]
+get_rechecks = one_per_loop(Rechecks)
+"""Returns those of this event loop."""

@@ -17,6 +17,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from ..store import database
+from ..utils.bounded import keep
 from ..utils.tasks import shared
 
 _MOST = 2048
@@ -53,9 +54,7 @@ async def _again(key: str, since: float, look: Callable[[str], Any]) -> Any:
         _known.pop(key, None)
     who, stamp = await database.read(_look, key, look)
     if stamp is not None:
-        _known[key] = _Known(who, who.user_id, stamp)
-        while len(_known) > _MOST:
-            del _known[next(iter(_known))]
+        keep(_known, key, _Known(who, who.user_id, stamp), most=_MOST)
     return who
 
 

@@ -8,14 +8,14 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Tags, Warning, register  # noqa: A004
 
 from ..conf.settings import SETTING
+from ..messaging.layer import layer_in_settings, reaches_others
 from .base import TAG, AppConfigs, setting_as_written
 
 
 @register(TAG, deploy=True)
 def check_channel_layer(app_configs: AppConfigs, **kwargs: Any) -> list[CheckMessage]:
-    layer = (getattr(settings, "CHANNEL_LAYERS", None) or {}).get("default") or {}
-    backend = str(layer.get("BACKEND", ""))
-    if backend and not backend.endswith(".InMemoryChannelLayer"):
+    backend = layer_in_settings()
+    if reaches_others(backend):
         return []
     what = "is in memory" if backend else "is not configured"
     return [

@@ -8,7 +8,6 @@ import random
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +17,7 @@ from ..messaging import notifications
 from ..models import AgentSession
 from ..store import errors, queued_rows, session_rows
 from ..utils.listeners import Listeners
+from ..utils.loops import call_from_thread, wait_for_event
 from ..utils.tasks import spawn
 from ..worker.services import Service
 
@@ -90,8 +90,7 @@ class Claimer(Service):
         loop = asyncio.get_running_loop()
 
         def queued_here() -> None:
-            with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._queued_here)
+            call_from_thread(loop, self._queued_here)
 
         self._undo.append(notifications.on_queued(queued_here))
         self._link = get_link()
@@ -198,9 +197,7 @@ class Claimer(Service):
         polled_at = -float("inf")
         while True:
             interval = get_settings().POLL_INTERVAL
-            with suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, polled_at + interval - time.monotonic())):
-                    await self._hinted.wait()
+            await wait_for_event(self._hinted, max(0.0, polled_at + interval - time.monotonic()))
             self._hinted.clear()
             polled_at = time.monotonic()
             try:

@@ -7,7 +7,6 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 
 from ..conf.settings import get_settings
 from ..messaging.layer import worker_group
@@ -16,7 +15,8 @@ from ..models import AgentSession, CommandKind, CommandOutcome, SessionCommand, 
 from ..sessions import commands
 from ..sessions.commands import AgentFailed, CannotSpeak
 from ..store import database, errors
-from ..utils.tasks import spawn
+from ..utils.loops import call_from_thread, wait_for_event
+from ..utils.tasks import HeldTasks
 from ..worker.current import current_worker
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ _ENDED = "The session has ended"
 _SILENT = "The session's worker is silent"
 _QUEUED = "No worker has taken the session yet"
 
-_asking: set[asyncio.Task[None]] = set()
+_asking = HeldTasks()
 
 
 async def ask(session_id: uuid.UUID, kind: CommandKind, text: str, *, interrupt: bool, by: str = "") -> None:
@@ -45,10 +45,7 @@ async def ask(session_id: uuid.UUID, kind: CommandKind, text: str, *, interrupt:
         AgentFailed: its worker's log says why.
     """
     command = SessionCommand(session_id=session_id, kind=kind, text=text, interrupt=interrupt, asked_by=by[:255])
-    task = spawn(_ask(command), name=f"ask-{command.pk}")
-    _asking.add(task)
-    task.add_done_callback(_asking.discard)
-    await asyncio.shield(task)
+    await asyncio.shield(_asking.spawn(_ask(command), name=f"ask-{command.pk}"))
 
 
 async def _ask(command: SessionCommand) -> None:
@@ -101,8 +98,7 @@ def _expect_answer(key: uuid.UUID, news: asyncio.Event) -> tuple[Callable[[], No
 
     def answered() -> None:
         # On the worker's loop, which is not that of a request under WSGI.
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(news.set)
+        call_from_thread(loop, news.set)
 
     return worker.control.expect(key, answered), str(worker.id)
 
@@ -110,9 +106,7 @@ def _expect_answer(key: uuid.UUID, news: asyncio.Event) -> tuple[Callable[[], No
 async def _until_answered(key: uuid.UUID, news: asyncio.Event, deadline: float) -> None:
     pause = _FIRST_PAUSE_SECONDS
     while True:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(pause):
-                await news.wait()
+        await wait_for_event(news, pause)
         news.clear()
         pause = min(1.5 * pause, _LAST_PAUSE_SECONDS)
         over = time.monotonic() >= deadline

@@ -11,7 +11,6 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..conf.settings import get_settings
@@ -31,7 +30,8 @@ from ..models.session import PRIORITIES
 from ..models.worker import in_seconds
 from ..sessions.session import START_TIMEOUT
 from ..store import calls, database, errors, queued_rows, session_limits, session_rows
-from ..utils.tasks import spawn
+from ..utils.loops import wait_for_event
+from ..utils.tasks import HeldTasks
 
 if TYPE_CHECKING:
     from ..worker.launcher import AgentLauncher
@@ -50,7 +50,7 @@ _FULL_SECONDS = 0.2
 
 logger = logging.getLogger(__name__)
 
-_giving_up: set[asyncio.Task[None]] = set()
+_running = HeldTasks()
 _full_until: dict[str, float] = {}
 """Until when each agent's workers count as full without another look."""
 
@@ -91,7 +91,7 @@ async def place(
     row.priority = PRIORITIES[-1]
     placement = _Placement(row, exclude, refused, visible)
     await placement.check_room()
-    return await asyncio.shield(spawn(placement.run(), name=f"place-{row.pk}"))
+    return await asyncio.shield(_running.spawn(placement.run(), name=f"place-{row.pk}"))
 
 
 class _Placement:
@@ -130,9 +130,7 @@ class _Placement:
                 await self._until_claimed(time.monotonic() + timeout)
             except errors.DATABASE_ERRORS:
                 # It may be queued, or even taken by now, and nobody is told of it.
-                giving_up = spawn(self._give_up(), name=f"place-give-up-{self._row.pk}")
-                _giving_up.add(giving_up)
-                giving_up.add_done_callback(_giving_up.discard)
+                giving_up = _running.spawn(self._give_up(), name=f"place-give-up-{self._row.pk}")
                 await asyncio.wait({giving_up}, timeout=_GIVE_UP_SECONDS)
                 raise
             return await self._until_started()
@@ -236,9 +234,7 @@ class _Placement:
         return StartFailed("Failed to start agent", session_id=key)
 
     async def _wait(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._news.wait()
+        await wait_for_event(self._news, seconds)
         self._news.clear()
 
     async def _successor(self) -> AgentSession | None:

@@ -7,22 +7,19 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from ..utils.tasks import spawn
+from ..utils.tasks import HeldTasks
 
 logger = logging.getLogger(__name__)
 
-_running: set[asyncio.Task[Any]] = set()
+_running = HeldTasks()
 
 
 def in_background(coroutine: Coroutine[Any, Any, Any], *, name: str) -> None:
     """Run to its end what bounds itself; a failure is logged."""
-    task = spawn(coroutine, name=name)
-    _running.add(task)
-    task.add_done_callback(_done)
+    _running.spawn(coroutine, name=name).add_done_callback(_tell_failure)
 
 
-def _done(task: asyncio.Task[Any]) -> None:
-    _running.discard(task)
+def _tell_failure(task: asyncio.Task[Any]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.error("%s failed", task.get_name(), exc_info=error)
 

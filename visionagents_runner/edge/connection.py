@@ -19,6 +19,7 @@ from vision_agents.core.edge.types import Connection, Participant, TrackType
 from vision_agents.core.llm.llm import AudioLLM
 
 from ..observe.conversation import Words
+from ..utils.tasks import HeldTasks
 from .audio import Samples
 from .call import BrowserCall
 from .conversation import RoomConversation
@@ -54,7 +55,7 @@ class BrowserConnection(Connection):
         self._events = events
         self._emptied_at = 0.0
         self._waiters: set[asyncio.Future[None]] = set()
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending = HeldTasks()
         self._closed = False
         self._voice: Source | None = None
         self._quiet = QUIET_FRAMES
@@ -260,9 +261,8 @@ class BrowserConnection(Connection):
         self._events.send(CallEndedEvent(plugin_name=PLUGIN_NAME, call=self.call))
         started = known - before
         known.difference_update(started)
-        self._ending.update(started)
         for task in started:
-            task.add_done_callback(self._ending.discard)
+            self._ending.hold(task)
 
     def _wake(self) -> None:
         for waiter in self._waiters:

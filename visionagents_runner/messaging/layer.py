@@ -15,10 +15,13 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Hashable
-from contextlib import suppress
 from typing import Any, TypeAlias
 
-from ..utils.tasks import spawn
+from django.conf import settings
+
+from ..utils.bounded import Seldom
+from ..utils.loops import call_from_thread, wait_for_event
+from ..utils.tasks import HeldTasks, spawn
 from .sealing import Unreadable, Unsealer, seal
 
 logger = logging.getLogger(__name__)
@@ -69,7 +72,7 @@ class Link:
         self._changed = asyncio.Event()
         self._channel = ""
         self._tasks: list[asyncio.Task[None]] = []
-        self._complained_at = -_COMPLAIN_SECONDS
+        self._may_complain = Seldom(_COMPLAIN_SECONDS)
         self._unsealer = Unsealer()
         self._unread = 0
         """Messages that did not count, since the log spoke of them."""
@@ -141,7 +144,7 @@ class Link:
         self._entered.clear()
         self._channel = ""
         if entered and channel:
-            _leaving(spawn(self._leave(entered, channel), name="feeds-link-leave"))
+            _last.hold(spawn(self._leave(entered, channel), name="feeds-link-leave"))
 
     async def _leave(self, groups: list[str], channel: str) -> None:
         try:
@@ -169,14 +172,13 @@ class Link:
                 else:
                     self._outbox.clear()
                     self._urgent.clear()
-                    self._complain(error, now)
+                    self._complain(error)
                     await asyncio.sleep(_RETRY_SECONDS)
                 self._changed.set()
                 self._to_send.set()
 
-    def _complain(self, error: Exception, now: float) -> None:
-        if now - self._complained_at >= _COMPLAIN_SECONDS:
-            self._complained_at = now
+    def _complain(self, error: Exception) -> None:
+        if self._may_complain():
             logger.warning("The channel layer does not work (%r): viewers in other processes learn later", error)
 
     async def _receive(self) -> None:
@@ -252,9 +254,7 @@ class Link:
                 if message is not None:
                     await self._transmit(group, message)
                 await self._send_urgent()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_ROUND_SECONDS):
-                    await self._to_send_now.wait()
+            await wait_for_event(self._to_send_now, _ROUND_SECONDS)
 
     async def _send_urgent(self) -> None:
         while self._urgent:
@@ -305,12 +305,9 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-_last: set[asyncio.Task[None]] = set()
+_last = HeldTasks()
 
-
-def _leaving(task: asyncio.Task[None]) -> None:
-    _last.add(task)
-    task.add_done_callback(_last.discard)
+"""Of links that leave their groups."""
 
 
 async def settle() -> None:
@@ -336,6 +333,17 @@ def get_link() -> Link | None:
     return _link[2]
 
 
+def layer_in_settings() -> str:
+    """Return the backend that CHANNEL_LAYERS names; "" where it names none."""
+    layer = (getattr(settings, "CHANNEL_LAYERS", None) or {}).get("default") or {}
+    return str(layer.get("BACKEND") or "")
+
+
+def reaches_others(backend: str) -> bool:
+    """Whether a backend of channels carries messages to other processes."""
+    return bool(backend) and not backend.endswith(".InMemoryChannelLayer")
+
+
 def get_layer() -> Any:
     """Return the channel layer; None if there is none that reaches other processes."""
     from channels.layers import InMemoryChannelLayer, get_channel_layer  # type: ignore[import-untyped]
@@ -352,10 +360,7 @@ def send_by_open_link(layer: Any, group: str, message: Message) -> bool:
     """Have the link that is open in this process send, whatever its loop; from any thread. False if none is."""
     if _link is None or _link[1] is not layer or not _link[2].is_open:
         return False
-    with suppress(RuntimeError):  # the loop is closed
-        _link[0].call_soon_threadsafe(_link[2].send, group, message)
-        return True
-    return False
+    return call_from_thread(_link[0], _link[2].send, group, message)
 
 
 def _forget_link() -> None:

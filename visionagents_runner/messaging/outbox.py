@@ -15,6 +15,7 @@ import time
 from collections import deque
 from typing import Any
 
+from ..utils.bounded import Seldom
 from .layer import Message, deliver, get_layer, send_by_open_link
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Outbox:
         self._sending = False
         self._thread: threading.Thread | None = None
         self._down_until = 0.0
-        self._complained_at = -_COMPLAIN_SECONDS
+        self._may_complain = Seldom(_COMPLAIN_SECONDS)
 
     def post(self, group: str, message: Message) -> bool:
         """Send soon, in the order of the calls. False if dropped: too many wait, or the layer failed a moment ago."""
@@ -85,8 +86,7 @@ class Outbox:
         with self._changed:
             self._waiting.clear()
             self._down_until = now + _RETRY_SECONDS
-        if now - self._complained_at >= _COMPLAIN_SECONDS:
-            self._complained_at = now
+        if self._may_complain():
             logger.warning("The channel layer does not work (%r): workers learn by polling", error)
 
 

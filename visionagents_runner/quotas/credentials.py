@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import AbstractAsyncContextManager, nullcontext
 
+from ..utils.bounded import keep
 from .concurrency import one_by_one
 from .rates import spend
 
@@ -26,10 +27,7 @@ class _Familiar:
 
     def add(self, digest: str, identity: str) -> None:
         with self._lock:
-            self._seen.pop(digest, None)
-            while len(self._seen) >= _MOST:
-                del self._seen[next(iter(self._seen))]
-            self._seen[digest] = identity
+            keep(self._seen, digest, identity, most=_MOST)
 
 
 _familiar = _Familiar()

@@ -8,7 +8,6 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, TextIO
 
-from django.conf import settings
 from django.db import connections, router
 from rich.console import Console
 from rich.text import Text
@@ -19,6 +18,7 @@ from ..auth import local_processes
 from ..auth.local_requests import local_counts
 from ..auth.local_token import local_token, page_url, token_file
 from ..conf.settings import get_settings
+from ..messaging.layer import layer_in_settings, reaches_others
 from ..models import AgentSession
 from ..utils.text import one_line
 
@@ -133,12 +133,12 @@ def _database() -> str:
 
 
 def _channel_layer(workers: int) -> str:
-    backend = getattr(settings, "CHANNEL_LAYERS", {}).get("default", {}).get("BACKEND", "")
+    backend = layer_in_settings()
     if not backend:
         return "no channel layer"
-    if "InMemory" in backend and workers > 1:
+    if not reaches_others(backend) and workers > 1:
         return "channel layer in memory"  # which the supervisor warns of
-    if "InMemory" in backend:
+    if not reaches_others(backend):
         return "channel layer in memory: one process only (REDIS_URL or CHANNEL_LAYERS for more)"
     return "channel layer " + ("Redis" if "redis" in backend.lower() else backend.rpartition(".")[2])
 

@@ -16,12 +16,12 @@ from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
-from django.conf import settings
 from django.db import DatabaseError, connections, router
 from uvicorn.supervisors.multiprocess import Multiprocess
 
 from ..conf.settings import get_settings
 from ..exceptions import RunnerConfigurationError
+from ..messaging.layer import layer_in_settings, reaches_others
 from .banner import print_ready
 from .child import work
 from .options import ProcessOptions
@@ -62,7 +62,7 @@ def supervise(
     """
     order = replace(_order(runner, options), reload=reload)
     _refuse_unsound_database()
-    if workers > 1 and _layer_stays_in_process():
+    if workers > 1 and not reaches_others(layer_in_settings()):
         logger.warning(
             "Workers hear of each other only through the database, every %g s, and a call's WebSocket that reaches "
             "another worker than its agent's is refused: set CHANNEL_LAYERS to channels_redis",
@@ -438,8 +438,3 @@ def _refuse_unsound_database() -> None:
         connection.close()
         if hasattr(connection, "close_pool"):
             connection.close_pool()
-
-
-def _layer_stays_in_process() -> bool:
-    backend = (getattr(settings, "CHANNEL_LAYERS", None) or {}).get("default", {}).get("BACKEND", "")
-    return not backend or backend.endswith(".InMemoryChannelLayer")

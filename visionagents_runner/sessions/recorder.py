@@ -22,6 +22,8 @@ from ..conf.settings import get_settings
 from ..models import EventLine
 from ..store import errors, session_rows
 from ..telemetry.tracing import span
+from ..utils.bounded import Seldom
+from ..utils.loops import wait_for_event
 from ..utils.tasks import spawn
 
 if TYPE_CHECKING:
@@ -68,13 +70,13 @@ class Recorder:
         self._last: dict[uuid.UUID, int] = {}
         self._seq: dict[uuid.UUID, int] = {}
         self._drops: dict[uuid.UUID, Counter[tuple[str, str]]] = {}
-        self._drops_told_at = 0.0
+        self._may_tell_drops = Seldom(_DROPS_SECONDS)
         self._viewers: dict[uuid.UUID, list[Listener]] = {}
         self._settling: list[tuple[int, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._complained_at = 0.0
+        self._may_complain = Seldom(_DROPS_SECONDS)
 
     @property
     def waiting(self) -> int:
@@ -177,9 +179,7 @@ class Recorder:
 
     def _drop(self, line: EventLine) -> None:
         self._note_drop(line.session_id, line.kind, OVERLOAD, 1)
-        now = time.monotonic()
-        if now - self._complained_at > _DROPS_SECONDS:
-            self._complained_at = now
+        if self._may_complain():
             logger.error(
                 "More than %d events wait for the database (EVENT_QUEUE_SIZE): the least valuable are dropped, %d so "
                 "far. Each session's history says which",
@@ -204,9 +204,7 @@ class Recorder:
     async def _run(self) -> None:
         while True:
             await self._news.wait()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(get_settings().FLUSH_INTERVAL):
-                    await self._hurry.wait()
+            await wait_for_event(self._hurry, get_settings().FLUSH_INTERVAL)
             self._hurry.clear()
             try:
                 await self._write_what_waits()
@@ -216,9 +214,7 @@ class Recorder:
                 self._news.clear()
 
     async def _write_what_waits(self) -> None:
-        now = time.monotonic()
-        if self._drops and now - self._drops_told_at > _DROPS_SECONDS and len(self._lines) < self.size:
-            self._drops_told_at = now
+        if self._drops and len(self._lines) < self.size and self._may_tell_drops():
             for session_id in list(self._drops):
                 self._tell_drops(session_id)
         upto = self._counter  # what comes meanwhile waits for the next time, or a flood would never let it end

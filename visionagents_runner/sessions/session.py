@@ -25,7 +25,7 @@ from ..store import database, session_rows
 from ..telemetry.correlation import correlate
 from ..telemetry.tracing import SessionTrace
 from ..utils.credentials import error_text
-from ..utils.tasks import spawn, wait_for_any
+from ..utils.tasks import HeldTasks, spawn, wait_for_any
 from .video import play_to
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class LiveSession:
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._supervisor: asyncio.Task[Any] | None = None
-        self._leftovers: set[asyncio.Task[Any]] = set()
+        self._leftovers = HeldTasks()
         self._was_occupied = False
         self._asked_in_vain = False
         self._joined_at_monotonic: float | None = None
@@ -525,16 +525,14 @@ class LiveSession:
 
     def _keep(self, task: asyncio.Task[Any], then: Callable[[asyncio.Task[Any]], None] | None = None) -> None:
         """Hold a reference to a task that is left to itself, and take note of its exception."""
-        self._leftovers.add(task)
 
         def done(task: asyncio.Task[Any]) -> None:
-            self._leftovers.discard(task)
             if not task.cancelled() and (failure := task.exception()) is not None:
                 logger.warning("A task left behind by session %s failed: %r", self.id, failure, extra=self._extra())
             elif then is not None:
                 then(task)
 
-        task.add_done_callback(done)
+        self._leftovers.hold(task).add_done_callback(done)
 
     async def _finish(self, reason: EndReason, error: str) -> None:
         if not self._started.done():

@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ..exceptions import RunnerConfigurationError
-from ..utils.tasks import spawn
+from ..utils.tasks import HeldTasks
 
 if TYPE_CHECKING:
     from vision_agents.core import Agent
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 _OPTION = "name a video file with --video-track-override"
 _NAME = "video-file"
-_stopping: set[asyncio.Task[None]] = set()
+_stopping = HeldTasks()
 
 
 def check_video(path: str) -> str:
@@ -75,9 +75,7 @@ def play_to(agent: Agent, path: str) -> None:
             )
         else:
             # On its own: an agent that closes cancels its handlers.
-            stopping = spawn(_stop(agent, opened), name="video-file-stop")
-            _stopping.add(stopping)
-            stopping.add_done_callback(_stopping.discard)
+            _stopping.spawn(_stop(agent, opened), name="video-file-stop")
 
     # Resolved here because the names above are local: the event bus finds the types by their annotations.
     on_event.__annotations__["event"] = AgentJoinedCallEvent | AgentLeftCallEvent

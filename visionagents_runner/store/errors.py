@@ -13,7 +13,7 @@ T = TypeVar("T")
 DATABASE_ERRORS = (OperationalError, InterfaceError)
 """What a database that does not answer, or that chose a transaction as the victim of a deadlock, raises."""
 _DEADLOCK_TRIES = 5
-_DEADLOCK = ("deadlock", "could not serialize", "database is locked", "record has changed since last read")
+_DEADLOCK = ("deadlock", "could not serialize", "is locked", "record has changed since last read")
 """The last is what MariaDB says under REPEATABLE READ with innodb_snapshot_isolation."""
 _NO_TABLES = ("no such", "does not exist", "doesn't exist", "unknown column")
 
@@ -29,6 +29,7 @@ def try_again_after_deadlock(attempt: Callable[[], T]) -> T:
 
 
 def is_deadlock(error: OperationalError) -> bool:
+    """Whether the database let this transaction go for the sake of another, so that it makes sense to try again."""
     text = str(error).lower()
     return any(words in text for words in _DEADLOCK)
 

@@ -19,6 +19,7 @@ from ..exceptions import RunnerConfigurationError
 from ..models import AgentSession, SessionEvent, SessionStatus, Worker, WorkerState
 from ..models.worker import seconds_ago
 from ..utils.durations import LONGEST
+from .errors import is_deadlock
 
 if TYPE_CHECKING:
     from ..models.session import AgentSessionQuerySet
@@ -161,8 +162,7 @@ def _try_again(attempt: Callable[[], T]) -> T:
         try:
             return attempt()
         except OperationalError as error:
-            text = str(error).lower()
-            if number == _TRIES - 1 or not ("deadlock" in text or "locked" in text or "serialize" in text):
+            if number == _TRIES - 1 or not is_deadlock(error):
                 raise
             time.sleep(0.1 * 2**number)
     raise AssertionError("unreachable")

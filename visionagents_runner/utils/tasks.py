@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, TypeVar
 
+from .bounded import keep
+
 T = TypeVar("T")
 
 
@@ -22,6 +24,21 @@ def spawn(
     return asyncio.get_running_loop().create_task(
         coroutine, name=name, context=contextvars.Context() if context is None else context
     )
+
+
+class HeldTasks(set["asyncio.Task[Any]"]):
+    """Tasks that nobody awaits, each held until it has ended: the event loop alone may lose one before."""
+
+    def hold(self, task: asyncio.Task[T]) -> asyncio.Task[T]:
+        self.add(task)
+        task.add_done_callback(self.discard)
+        return task
+
+    def spawn(
+        self, coroutine: Coroutine[Any, Any, T], *, name: str, context: contextvars.Context | None = None
+    ) -> asyncio.Task[T]:
+        """Run ``coroutine`` as `spawn` does, and hold it."""
+        return self.hold(spawn(coroutine, name=name, context=context))
 
 
 async def wait_for_any(task: asyncio.Task[Any], *until: asyncio.Event, timeout: float | None = None) -> None:
@@ -48,9 +65,7 @@ async def shared(key: Hashable, since: float, look: Callable[[], Coroutine[Any, 
     if task is None or began < since or (task.done() and (task.cancelled() or task.exception() is not None)):
         began, task = time.monotonic(), spawn(look(), name="visionagents-look")
         task.add_done_callback(_take_note)
-    _looks[key] = began, task
-    while len(_looks) > _MOST_LOOKS:
-        del _looks[next(iter(_looks))]
+    keep(_looks, key, (began, task), most=_MOST_LOOKS)
     # Who asked first may go away; the others still want to know.
     return await asyncio.shield(task)
 

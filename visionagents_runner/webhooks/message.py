@@ -12,6 +12,7 @@ from standardwebhooks.webhooks import Webhook
 from .. import __version__
 from ..conf.webhooks import Endpoint
 from ..models import AgentSession, SessionEvent, SessionStatus, WebhookDelivery
+from ..utils.timestamps import iso
 
 TYPE = "session.ended"
 
@@ -35,7 +36,7 @@ def build_body(delivery: WebhookDelivery) -> bytes:
     )
     body = {
         "type": TYPE,
-        "timestamp": _iso(session.ended_at),
+        "timestamp": iso(session.ended_at),
         "data": {
             "session_id": str(session.pk),
             "call_id": session.call_id,
@@ -43,12 +44,12 @@ def build_body(delivery: WebhookDelivery) -> bytes:
             "agent": session.agent,
             "status": session.status,
             "end_reason": session.end_reason or None,
-            "created_at": _iso(session.created_at),
-            "started_at": _iso(session.started_at),
-            "joined_at": _iso(session.joined_at),
-            "ended_at": _iso(session.ended_at),
+            "created_at": iso(session.created_at),
+            "started_at": iso(session.started_at),
+            "joined_at": iso(session.joined_at),
+            "ended_at": iso(session.ended_at),
             "metadata": session.metadata,
-            "due_at": _iso(session.due_at),
+            "due_at": iso(session.due_at),
             "restart_of": _id(session.restart_of_id),
             "restarted_as": _id(_restarted_as(session)),
             "counts": {
@@ -83,7 +84,3 @@ def _restarted_as(session: AgentSession) -> uuid.UUID | None:
 
 def _id(key: uuid.UUID | None) -> str | None:
     return None if key is None else str(key)
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"

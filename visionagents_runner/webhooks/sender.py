@@ -19,6 +19,7 @@ from ..conf.webhooks import Endpoint, endpoints
 from ..models import AgentSession, WebhookDelivery
 from ..models.delivery import CLAIM_SECONDS
 from ..store import database, errors
+from ..utils.loops import wait_for_event
 from ..utils.tasks import spawn
 from .backoff import seconds_before_next
 from .message import build_body, sign
@@ -121,9 +122,7 @@ class WebhookSender:
                 logger.warning("Webhooks wait: the database does not answer: %s", errors.first_line(error))
             except Exception:
                 logger.exception("Looking for webhooks to send failed; it goes on")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._poll_seconds):
-                    await self._woken.wait()
+            await wait_for_event(self._woken, self._poll_seconds)
 
     async def _fill(self) -> None:
         """Begin as many attempts as there is room for at each endpoint."""

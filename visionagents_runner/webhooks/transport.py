@@ -24,6 +24,7 @@ import httpcore
 
 from ..conf.addresses import Address, refusal
 from ..conf.webhooks import Endpoint
+from ..utils.loops import call_from_thread
 
 TOTAL_SECONDS = 15.0
 CONNECT_SECONDS = 5.0
@@ -178,8 +179,7 @@ async def _resolve(host: str, port: int) -> list[Address]:
             failure = OSError(f"{host} is no name of a host")
         except OSError as error:
             failure = OSError(f"{host} has no address ({error.strerror or error})")
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(settle, result, failure)
+        call_from_thread(loop, settle, result, failure)
 
     threading.Thread(target=look_up, name="visionagents-webhook-name", daemon=True).start()
     return await future

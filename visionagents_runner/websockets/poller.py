@@ -7,11 +7,11 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
 
 from ..conf.settings import get_settings
 from ..messaging import notifications
 from ..store.errors import DATABASE_ERRORS, first_line
+from ..utils.loops import call_from_thread, wait_for_event
 from ..utils.tasks import spawn
 
 logger = logging.getLogger(__name__)
@@ -42,8 +42,7 @@ class Poller:
 
         def listener(keys: Sequence[uuid.UUID], states: bool) -> None:
             if states or not self._states_only:
-                with suppress(RuntimeError):  # the loop is closed
-                    loop.call_soon_threadsafe(self.hint, keys)
+                call_from_thread(loop, self.hint, keys)
 
         self._undo = notifications.on_news(listener)
         self._task = spawn(self._run(), name=self._name)
@@ -70,9 +69,7 @@ class Poller:
         silent = False
         while True:
             interval = get_settings().POLL_INTERVAL
-            with suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, polled_at + interval - time.monotonic())):
-                    await self._news.wait()
+            await wait_for_event(self._news, max(0.0, polled_at + interval - time.monotonic()))
             self._news.clear()
             everything = self._all or time.monotonic() - polled_at >= interval
             keys = frozenset(self._hints)

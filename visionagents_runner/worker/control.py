@@ -9,7 +9,6 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..messaging import notifications
@@ -17,7 +16,8 @@ from ..messaging.layer import Link, Message, get_link, worker_group
 from ..models import CommandOutcome, SessionCommand
 from ..sessions import commands
 from ..store import database, errors, session_rows
-from ..utils.tasks import spawn
+from ..utils.loops import call_from_thread
+from ..utils.tasks import HeldTasks
 
 if TYPE_CHECKING:
     from ..sessions.session import LiveSession
@@ -33,7 +33,7 @@ class SessionControl:
         self._worker = worker
         self._link: Link | None = None
         self._undo: list[Callable[[], None]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = HeldTasks()
         self._serving: dict[uuid.UUID, bool] = {}
         """The sessions whose commands are being taken, and whether to look once more."""
         self._doing: set[uuid.UUID] = set()
@@ -45,8 +45,7 @@ class SessionControl:
         loop = asyncio.get_running_loop()
 
         def listener(keys: Sequence[uuid.UUID], by: str, force: bool) -> None:
-            with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._close_sessions, keys, by, force)
+            call_from_thread(loop, self._close_sessions, keys, by, force)
 
         self._undo.append(notifications.on_close_request(listener))
         self._link = get_link()
@@ -158,6 +157,4 @@ class SessionControl:
             self._link.send(worker_group(asker), {"type": "control.answer", "command": str(command)})
 
     def _spawn(self, coroutine: Any, *, name: str) -> None:
-        task = spawn(coroutine, name=f"agent-worker-{name}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.spawn(coroutine, name=f"agent-worker-{name}")

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from ..exceptions import MaxConcurrentSessionsExceeded, NotReady
+from ..utils.tasks import HeldTasks
 from ..utils.validation import clean_call_part, clean_metadata
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class AgentLauncher:
         self._named_as_slow = False
         self._unclaiming: set[uuid.UUID] = set()
         self._builders: ThreadPoolExecutor | None = None
-        self._discarding: set[asyncio.Task[None]] = set()
+        self._running = HeldTasks()
         self._reset()
 
     def _reset(self) -> None:
@@ -347,11 +348,7 @@ class AgentLauncher:
 
     def _discard_late(self, building: asyncio.Future[Any]) -> None:
         if not building.cancelled() and building.exception() is None and building.result() is not None:
-            from ..utils.tasks import spawn
-
-            discarding = spawn(self._discard(building.result()), name="agent-discard")
-            self._discarding.add(discarding)
-            discarding.add_done_callback(self._discarding.discard)
+            self._running.spawn(self._discard(building.result()), name="agent-discard")
 
     def _warn_if_slow(self, seconds: float) -> None:
         if seconds >= _SLOW_BUILD_SECONDS and not self._named_as_slow:
@@ -404,10 +401,10 @@ class AgentLauncher:
         """
         row = self.new_row(call_id, call_type, metadata=metadata, started_by_id=started_by_id, source=source)
         from ..telemetry.correlation import correlated_context
-        from ..utils.tasks import spawn
 
         starting = self._start(row, video_track_override_path, visible)
-        return await asyncio.shield(spawn(starting, name=f"start-{row.pk}", context=correlated_context()))
+        # It goes on if whoever asked goes away.
+        return await asyncio.shield(self._running.spawn(starting, name=f"start-{row.pk}", context=correlated_context()))
 
     def new_row(
         self,

@@ -9,14 +9,14 @@ from django.conf import settings
 
 from ..exceptions import NotReady
 from ..store import database
+from ..utils.loops import one_per_loop
 from .current import current_worker
 from .worker import AgentWorker
 
 if TYPE_CHECKING:
     from ..registry import AgentRegistry
 
-_starting: asyncio.Lock | None = None
-_starting_loop: asyncio.AbstractEventLoop | None = None
+_starting = one_per_loop(asyncio.Lock)
 
 
 async def ensure_worker(runner: AgentRegistry) -> AgentWorker:
@@ -26,13 +26,9 @@ async def ensure_worker(runner: AgentRegistry) -> AgentWorker:
         NotReady: the worker of this process has drained: the process is about to end.
         RunnerConfigurationError: the database has no tables for it.
     """
-    global _starting, _starting_loop
     if (worker := current_worker()) is not None and worker.running:
         return worker
-    loop = asyncio.get_running_loop()
-    if _starting is None or _starting_loop is not loop:
-        _starting, _starting_loop = asyncio.Lock(), loop
-    async with _starting:
+    async with _starting():
         if (worker := current_worker()) is not None and worker.running:
             return worker
         _refuse_if_stopped(runner)

@@ -7,7 +7,6 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +21,9 @@ from ..sessions.recorder import Recorder
 from ..sessions.session import LiveSession, tell_ended
 from ..store import errors, session_rows, worker_rows
 from ..telemetry.looplag import LoopLag
+from ..utils.loops import call_from_thread
 from ..utils.process import identify
-from ..utils.tasks import spawn
+from ..utils.tasks import HeldTasks, spawn
 from ..webhooks.sender import WebhookSender
 from .control import SessionControl
 from .current import current_worker, set_current_worker
@@ -82,14 +82,14 @@ class AgentWorker:
         self._running = False
         self._identity = identify()
         self._row = self._new_row()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = HeldTasks()
         self._warming: list[asyncio.Task[Any]] = []
         self._saved: dict[uuid.UUID, dict[str, Any]] = {}
         self._unknown: set[uuid.UUID] = set()
         self._hurry = asyncio.Event()
         self._idle = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
-        self._telling: set[asyncio.Task[Any]] = set()
+        self._telling = HeldTasks()
         self._limits: dict[str, asyncio.Task[Any]] = {}
         self._stop_hearing: Callable[[], None] = lambda: None
 
@@ -398,10 +398,7 @@ class AgentWorker:
             raise errors.unusable(error) from error
 
     def _spawn(self, coroutine: Any, *, name: str) -> asyncio.Task[Any]:
-        task = spawn(coroutine, name=f"{_TASK_NAME}-{name}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        return self._tasks.spawn(coroutine, name=f"{_TASK_NAME}-{name}")
 
     def _every(
         self, seconds: float, work: Callable[[], Awaitable[Any]], *, name: str, at_once: bool = False
@@ -428,8 +425,7 @@ class AgentWorker:
 
     def track(self, task: asyncio.Task[Any]) -> None:
         """Hold a task that tells receivers of something, and give it a moment before this worker stops."""
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        self._telling.hold(task)
 
     async def _warm_up(self, launcher: AgentLauncher) -> None:
         for attempt in count():
@@ -505,8 +501,7 @@ class AgentWorker:
         loop = asyncio.get_running_loop()
 
         def listener(keys: Sequence[uuid.UUID], reason: EndReason) -> None:
-            with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._announce, keys, reason)
+            call_from_thread(loop, self._announce, keys, reason)
 
         self._stop_hearing = notifications.on_end(listener)
 

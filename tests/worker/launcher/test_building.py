@@ -79,8 +79,8 @@ async def test_what_fails_in_a_thread_after_a_close_is_no_concern_of_anybody(lau
         with pytest.raises(asyncio.CancelledError):
             await building
         create.go_on.set()
-        while launcher._discarding:
-            await asyncio.wait(set(launcher._discarding))
+        while launcher._running:
+            await asyncio.wait(set(launcher._running))
 
 
 async def test_building_in_threads_leaves_the_default_executor_to_others(launch: Any) -> None:

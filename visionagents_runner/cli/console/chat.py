@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from rich.console import Console
 
+from ...utils.tasks import HeldTasks
 from .capture import TerminalCapture
 from .connection import AgentConnection, connect
 from .events import describe, short, subscribe, worth_listing
@@ -85,7 +86,7 @@ class _Chat:
         self._turn: Turn | None = None
         self._spoke = asyncio.Event()
         self._events: deque[str] = deque(maxlen=_KEPT_EVENTS)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = HeldTasks()
         self._ended = asyncio.create_task(self._session_ended(), name="console-session-ended")
 
     async def run(self) -> None:
@@ -267,6 +268,4 @@ class _Chat:
                 await asyncio.gather(task, return_exceptions=True)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name="console-turn")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.hold(asyncio.create_task(work, name="console-turn"))

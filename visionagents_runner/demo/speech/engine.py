@@ -8,9 +8,10 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from enum import IntEnum
 from typing import Any, Generic, TypeVar
+
+from ...utils.loops import call_from_thread
 
 T = TypeVar("T")
 
@@ -84,8 +85,7 @@ class Job(Generic[T]):
             else:
                 self.done.set_result(result)
 
-        with suppress(RuntimeError):  # that loop is closed: nobody waits any more
-            self.done.get_loop().call_soon_threadsafe(set_it)
+        call_from_thread(self.done.get_loop(), set_it)
 
 
 class GaveUp(Exception):

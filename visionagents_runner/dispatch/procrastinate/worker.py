@@ -21,7 +21,7 @@ from procrastinate.jobs import Status
 
 from ...conf.settings import get_settings
 from ...store import errors, session_rows
-from ...utils.tasks import spawn
+from ...utils.tasks import HeldTasks, spawn
 from ..claimer import Claimer, Placed
 from .choice import sessions_database
 from .job_manager import RoomJobManager, cause_of, pause
@@ -51,7 +51,7 @@ class ProcrastinateEngine:
 
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
-        self._placing: set[asyncio.Task[Placed]] = set()
+        self._placing = HeldTasks()
         self._in_trouble = False
 
     async def open(self, claimer: Claimer) -> None:
@@ -162,9 +162,7 @@ class ProcrastinateEngine:
     async def _place(self, claimer: Claimer, app: App, key: uuid.UUID, attempt: int) -> str:
         """Start a session here, or see to it that the next attempt is made when that makes sense."""
         # A claim that is cut off would leave open whose the session is.
-        placing = spawn(claimer.place(key), name=f"place-{key}")
-        self._placing.add(placing)
-        placing.add_done_callback(self._placing.discard)
+        placing = self._placing.spawn(claimer.place(key), name=f"place-{key}")
         try:
             placed = await asyncio.shield(placing)
         except errors.DATABASE_ERRORS as error:

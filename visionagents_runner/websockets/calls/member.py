@@ -14,7 +14,7 @@ from ...conf.settings import get_settings
 from ...exceptions import TooMany
 from ...quotas import few_at_once, spend
 from ...store.errors import DATABASE_ERRORS
-from ...utils.tasks import spawn
+from ...utils.tasks import HeldTasks, spawn
 from ...utils.validation import call_key
 from .. import protocol
 from ..protocol import Code, Fatal, Refused
@@ -39,7 +39,7 @@ _ENDS_SECONDS = 2.0
 _OFFERS_AT_ONCE = 4
 _SAYS_AT_ONCE = 8
 
-_saying: set[asyncio.Task[None]] = set()
+_saying = HeldTasks()
 """What is being said outlives who typed it: others heard it, and wait for the reply."""
 
 
@@ -354,9 +354,7 @@ class CallMember:
             raise Refused(Code.TOO_FAST, "Wait until the agent has taken what was said before")
         person.spend("turns")
         self._says += 1
-        task = spawn(self._ask(person, text, reference), name="call-member-say")
-        _saying.add(task)
-        task.add_done_callback(_saying.discard)
+        _saying.spawn(self._ask(person, text, reference), name="call-member-say")
 
     async def _ask(self, person: Person, text: str, reference: str | int | None) -> None:
         try:

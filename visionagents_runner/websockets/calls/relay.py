@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ...auth.tokens import ROLES
 from ...messaging.layer import Link, Message, deliver, get_layer, get_link, worker_group
-from ...utils.tasks import spawn
+from ...utils.tasks import HeldTasks, spawn
 from ...worker.services import Service
 from ..protocol import Code
 from .other_worker import BEAT_SECONDS, SILENCE_SECONDS, End, Lane, OtherWorker
@@ -40,7 +40,7 @@ class Relay(Service):
         self._link: Link | None = None
         self._undo: Callable[[], None] | None = None
         self._others: dict[uuid.UUID, OtherWorker] = {}
-        self._members: set[asyncio.Task[None]] = set()
+        self._members = HeldTasks()
         self._came: deque[str] = deque(maxlen=_KEYS_KEPT)
         """Keys of those who came last, whether they are still here or not."""
         self._beating: asyncio.Task[None] | None = None
@@ -142,9 +142,7 @@ class Relay(Service):
             other.send({"type": "relay.over", "key": key, **over})
             return
         member = RelayedMember(guest)
-        task = member.open(other.open(key, member, confirmed=True))
-        self._members.add(task)
-        task.add_done_callback(self._members.discard)
+        self._members.hold(member.open(other.open(key, member, confirmed=True)))
 
     # Peers
 

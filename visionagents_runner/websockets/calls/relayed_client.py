@@ -16,7 +16,7 @@ from collections import deque
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
-from ...utils.tasks import spawn
+from ...utils.tasks import HeldTasks, spawn
 from .. import protocol
 from ..protocol import Code, Fatal
 from .member import unasked
@@ -57,7 +57,7 @@ class RelayedClient:
         self._frames: deque[bytes] = deque(maxlen=FRAMES_WAITING)
         self._heard = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._vetting: set[asyncio.Task[None]] = set()
+        self._vetting = HeldTasks()
 
     async def join(self) -> Answer:
         """Ask to be let in.
@@ -126,9 +126,7 @@ class RelayedClient:
             self._answer.set_result(Answer.SILENT)
 
     def asked(self, number: int) -> None:
-        task = spawn(self._vet(number), name="call-far-vet")
-        self._vetting.add(task)
-        task.add_done_callback(self._vetting.discard)
+        self._vetting.spawn(self._vet(number), name="call-far-vet")
 
     def vouched(self, number: int) -> None:
         """It is this side that vouches."""

@@ -5,12 +5,12 @@ Whoever started it asked for it by a request of its own, which any worker may ha
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Callable
 from typing import Any
 
 from ...messaging.layer import LIST_GROUP, get_link
+from ...utils.loops import one_per_loop
 from ...worker.current import current_worker
 from ..poller import Poller
 from . import location
@@ -75,13 +75,5 @@ class Follower:
                 follow()
 
 
-_follower: tuple[asyncio.AbstractEventLoop, Follower] | None = None
-
-
-def get_follower() -> Follower:
-    """Return the follower of this event loop."""
-    global _follower
-    loop = asyncio.get_running_loop()
-    if _follower is None or _follower[0] is not loop:
-        _follower = (loop, Follower())
-    return _follower[1]
+get_follower = one_per_loop(Follower)
+"""Returns the follower of this event loop."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from django.dispatch import receiver
@@ -11,6 +10,7 @@ from django.utils.translation import gettext_lazy
 
 from ...models import AgentSession, EndReason
 from ...signals import session_started
+from ...utils.timestamps import iso
 from ...worker.current import current_worker
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def describe(session: LiveSession, presence: Presence | None, *, for_guest: bool
         "agent_id": agent_id(session),
         "agent_name": getattr(user, "name", None) or getattr(user, "id", None) or session.agent_name,
         "status": session.status.value,
-        "started_at": _iso(session.started_at),
+        "started_at": iso(session.started_at),
         "models": {},
         "note": str(getattr(getattr(agent, "llm", None), "note", "") or ""),
         "wants_video": bool(getattr(presence, "wants_video", False)),
@@ -91,10 +91,6 @@ def model_name(part: Any) -> str | None:
     provider = getattr(part, "provider_name", None) or type(part).__name__
     model = getattr(part, "model", None) or getattr(part, "model_name", None)
     return f"{provider}/{model}" if isinstance(model, str) and model else str(provider)
-
-
-def _iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
 
 
 # Sessions that start while people are there

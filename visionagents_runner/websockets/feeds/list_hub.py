@@ -15,6 +15,7 @@ from ...api.lookup import describe
 from ...messaging.layer import LIST_GROUP, get_link
 from ...models import AgentSession
 from ...store import database, errors
+from ...utils.loops import one_per_loop
 from ..poller import Poller
 from . import queries
 
@@ -189,13 +190,5 @@ def _covered(live: list[uuid.UUID]) -> tuple[list[AgentSession], list[AgentSessi
     return list(rows.values()), queries.by_key(key for key in live if key not in rows)
 
 
-_hub: tuple[asyncio.AbstractEventLoop, ListHub] | None = None
-
-
-def get_list_hub() -> ListHub:
-    """Return the hub of this event loop."""
-    global _hub
-    loop = asyncio.get_running_loop()
-    if _hub is None or _hub[0] is not loop:
-        _hub = (loop, ListHub())
-    return _hub[1]
+get_list_hub = one_per_loop(ListHub)
+"""Returns the hub of this event loop."""

@@ -10,13 +10,13 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...messaging import notifications
 from ...messaging.layer import LIST_GROUP, Link, Message, get_link, session_group, worker_group
 from ...sessions.recorder import LIVE_ONLY
+from ...utils.loops import call_from_thread
 from ...worker.services import Service
 from .session_hub import ASK_SECONDS
 
@@ -46,8 +46,7 @@ class FeedPublisher(Service):
             return
 
         def listener(keys: Sequence[uuid.UUID], states: bool) -> None:
-            with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._on_news, keys, states)
+            call_from_thread(loop, self._on_news, keys, states)
 
         self._undo = [link.join(worker_group(self._worker.id), self._on_message), notifications.on_news(listener)]
 

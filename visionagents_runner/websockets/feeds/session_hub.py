@@ -18,6 +18,7 @@ from ...models import SessionEvent
 from ...observe import Observed
 from ...sessions.recorder import LIVE_ONLY
 from ...store import database
+from ...utils.loops import one_per_loop
 from ...worker.current import current_worker
 from ..poller import Poller
 from . import queries
@@ -179,13 +180,5 @@ class SessionHub:
                 watch.take(found.get(key))
 
 
-_hub: tuple[asyncio.AbstractEventLoop, SessionHub] | None = None
-
-
-def get_hub() -> SessionHub:
-    """Return the hub of this event loop."""
-    global _hub
-    loop = asyncio.get_running_loop()
-    if _hub is None or _hub[0] is not loop:
-        _hub = (loop, SessionHub())
-    return _hub[1]
+get_hub = one_per_loop(SessionHub)
+"""Returns the hub of this event loop."""

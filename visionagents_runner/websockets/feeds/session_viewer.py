@@ -12,11 +12,12 @@ from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from ...api.lookup import describe, iso
+from ...api.lookup import describe
 from ...auth.recheck import get_rechecks
 from ...models import KINDS_WITHOUT_WORDS, SessionEvent, without_words
 from ...store import database, errors
 from ...utils.tasks import spawn
+from ...utils.timestamps import iso
 from .. import protocol
 from ..protocol import Code, Fatal
 from . import access, queries
