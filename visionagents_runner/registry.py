@@ -6,13 +6,15 @@ import os
 import re
 import sysconfig
 import traceback
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from .conf.settings import SETTING, get_settings
 from .exceptions import AgentNotFound, RunnerConfigurationError
 from .options import ServeOptions
 from .worker.launcher import AgentLauncher
+
+T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _standalone: AgentRegistry | None = None
@@ -62,6 +64,14 @@ class AgentRegistry:
             raise ValueError("Runner(launchers=...) names one AgentLauncher twice: make one for each name")
         self.launchers = dict(launchers)
         self.options = serve_options or ServeOptions()
+        self._made: dict[Callable[..., Any], Any] = {}
+
+    def own(self, make: Callable[[AgentRegistry], T]) -> T:
+        """Return what ``make(self)`` returned the first time: the one of a layer above this, which goes with this."""
+        if make not in self._made:
+            self._made[make] = make(self)
+        made: T = self._made[make]
+        return made
 
     @property
     def default_agent(self) -> str:

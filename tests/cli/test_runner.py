@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 from typing import Any
 
 import pytest
@@ -124,3 +126,13 @@ def test_ordinary_commands_do_not_pay_for_vision_agents(command: list[str]) -> N
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_runner_that_nobody_has_any_more_goes_with_its_api_and_its_application() -> None:
+    runner = Runner(AgentLauncher(create_agent, join_call))  # type: ignore[arg-type]
+    assert runner.api is runner.api
+    assert runner.asgi is runner.asgi
+    gone = weakref.ref(runner)
+    del runner
+    gc.collect()
+    assert gone() is None

@@ -111,6 +111,12 @@ def test_it_says_what_is_missing_for_more_than_one_process() -> None:
     assert "REDIS_URL" in lines(runner())["storage"]
 
 
+@pytest.mark.parametrize("layers", [None, {}, {"default": None}, {"default": {}}])
+def test_it_says_where_there_is_no_channel_layer(settings: Any, layers: Any) -> None:
+    settings.CHANNEL_LAYERS = layers
+    assert lines(runner())["storage"].endswith("no channel layer")
+
+
 def test_of_several_workers_it_says_how_many_and_that_limits_are_each_ones() -> None:
     told = dict(report_lines(runner(), url="http://127.0.0.1:8000/", workers=4))
     assert told["workers"] == "4 processes on one port"

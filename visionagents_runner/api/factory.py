@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from copy import deepcopy
 from functools import cached_property, partial
 from typing import Any, cast
-from weakref import WeakKeyDictionary
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
@@ -48,16 +47,11 @@ _IDS = {
 }
 
 
-_apis: WeakKeyDictionary[AgentRegistry, RunnerAPI] = WeakKeyDictionary()
-
-
 def api_of(runner: AgentRegistry) -> NinjaAPI:
     """Return the one API of ``runner``: its own, if ``ServeOptions(api=...)`` names one, else the default."""
     if runner.options.api is not None:
         return runner.options.api
-    if runner not in _apis:
-        _apis[runner] = create_api(runner)
-    return _apis[runner]
+    return runner.own(create_api)
 
 
 def create_api(runner: AgentRegistry) -> RunnerAPI:

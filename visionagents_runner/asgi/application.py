@@ -7,7 +7,6 @@ import logging
 import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from django.conf import settings
 from django.core import asgi as django_asgi
@@ -165,14 +164,9 @@ def _warn(runner: AgentRegistry) -> None:
     warn_of_local_requests(runner)
 
 
-_applications: WeakKeyDictionary[AgentRegistry, AgentsApplication] = WeakKeyDictionary()
-
-
 def application_of(runner: AgentRegistry) -> AgentsApplication:
     """Return the one application of ``runner`` that stands by itself, with Django for all that is not the API's."""
-    if runner not in _applications:
-        _applications[runner] = AgentsApplication(runner)
-    return _applications[runner]
+    return runner.own(AgentsApplication)
 
 
 def project_application(runner: AgentRegistry) -> AgentsApplication:
