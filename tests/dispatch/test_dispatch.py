@@ -18,7 +18,7 @@ from tests.processes import child, run_side_by_side
 from visionagents_runner import AgentLauncher, AgentNotFound
 from visionagents_runner.dispatch.claimer import Claimer
 from visionagents_runner.exceptions import InvalidInput
-from visionagents_runner.models import AgentSession, EndReason, SessionEvent, SessionStatus, Turn
+from visionagents_runner.models import AgentSession, Chore, EndReason, SessionEvent, SessionStatus
 from visionagents_runner.signals import session_ended
 from visionagents_runner.store import database, errors, queued_rows, session_rows
 from visionagents_runner.store.retention import prune
@@ -328,8 +328,8 @@ async def test_the_end_of_a_session_that_never_ran_is_told_too(host: Any) -> Non
         await worker._look_after_sessions()
         async with asyncio.timeout(20):
             while not news.is_set():
-                # Whose turn it is to look at the queue goes by the clock.
-                await database.write(Turn.objects.all().delete)
+                # Who is to look at the queue goes by the clock.
+                await database.write(Chore.objects.all().delete)
                 await worker._look_after_sessions()
                 await asyncio.sleep(0.02)
     finally:

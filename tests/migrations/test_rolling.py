@@ -6,13 +6,18 @@ away, rename or narrow what an old version reads and writes. What is no addition
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db import connection, models
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations import AddField, AddIndex, AlterModelOptions, CreateModel
 from django.db.migrations.operations.base import Operation
+
+from visionagents_runner.models import Chore
+from visionagents_runner.models.worker import in_seconds
 
 APP = "visionagents_runner"
 BASELINE = "0001_initial"
@@ -25,6 +30,8 @@ HARMLESS = {
     ("0007_cluster", "AlterField", "agentsession.cost_unpriced"): "has a default in the database now",
     ("0007_cluster", "AlterField", "agentsession.end_reason"): "has one more choice, which no database checks",
     ("0007_cluster", "AlterField", "worker.loop_lag"): "has a default in the database now",
+    ("0009_chore", "AlterModelTable", "turn"): "is the name that the table has",
+    ("0009_chore", "RenameModel", "turn"): "leaves the table its name",
 }
 """Other operations, and why an older version goes on with them."""
 
@@ -92,6 +99,25 @@ def test_an_older_version_reads_and_changes_what_a_newer_one_wrote(version: str)
     assert (successor.status, successor.error) == (SessionStatus.QUEUED, "changed by the older version")
     assert successor.due_at is not None
     assert set(AgentSession.objects.filter(call_id="live").values_list("priority", flat=True)) == {5}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("version", [name for name in names() if "0007" <= name < "0009"])
+def test_of_two_versions_one_does_what_only_one_is_to_do(version: str) -> None:
+    older = old_models(version).get_model(APP, "Turn").objects
+    assert Chore.objects.take("sweep", 3600)
+    assert older.get().name == "sweep"
+    older.update(name="judge", value={"live": 3}, valid_until=in_seconds(60))
+    assert not Chore.objects.take("judge", 3600)
+    assert Chore.objects.kept("judge") == {"live": 3}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_model_gets_another_name_without_a_word_to_the_database() -> None:
+    sql = StringIO()
+    call_command("sqlmigrate", APP, "0009_chore", stdout=sql)
+    said = [line for line in sql.getvalue().splitlines() if not line.startswith("--")]
+    assert set(said) <= {"", "BEGIN;", "COMMIT;"}
 
 
 @pytest.mark.smoke

@@ -17,7 +17,7 @@ from tests.worker.test_reaping import reap, session_on, silent_worker
 from visionagents_runner.dispatch.claimer import Claimer
 from visionagents_runner.exceptions import NotReady, RunnerConfigurationError
 from visionagents_runner.messaging import notifications
-from visionagents_runner.models import AgentSession, EndReason, SessionEvent, SessionStatus, Turn, Worker
+from visionagents_runner.models import AgentSession, Chore, EndReason, SessionEvent, SessionStatus, Worker
 from visionagents_runner.models.session import PRIORITIES
 from visionagents_runner.store import database, session_rows, worker_rows
 from visionagents_runner.utils.process import identify
@@ -153,7 +153,7 @@ async def test_a_row_that_its_worker_does_not_run_is_ended(host: Any, settings: 
     settings.VISIONAGENTS_RUNNER = {**settings.VISIONAGENTS_RUNNER, "HEARTBEAT_INTERVAL": 3600, "WORKER_TTL": 7200}
     worker = await host()
     async with asyncio.timeout(20):
-        while not await database.read(Turn.objects.filter(name="sweep").exists):  # noqa: ASYNC110
+        while not await database.read(Chore.objects.filter(name="sweep").exists):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
     def admit() -> AgentSession:

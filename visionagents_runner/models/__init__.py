@@ -3,19 +3,20 @@
 State changes are methods and queryset methods here; nothing else writes ``status``.
 """
 
+from .chore import Chore
 from .command import CommandKind, CommandOutcome, SessionCommand
 from .delivery import DeliveryState, WebhookDelivery
 from .event import KINDS_WITHOUT_WORDS, EventLine, SessionEvent, without_words
 from .key import AgentKey, Scope
 from .session import AgentSession, EndReason, SessionStatus
 from .slot import Slot
-from .turn import Turn
 from .worker import Worker, WorkerState
 
 __all__ = [
     "KINDS_WITHOUT_WORDS",
     "AgentKey",
     "AgentSession",
+    "Chore",
     "CommandKind",
     "CommandOutcome",
     "DeliveryState",
@@ -26,7 +27,6 @@ __all__ = [
     "SessionEvent",
     "SessionStatus",
     "Slot",
-    "Turn",
     "WebhookDelivery",
     "Worker",
     "WorkerState",

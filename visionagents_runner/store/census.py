@@ -13,7 +13,7 @@ from typing import Any
 from django.db.models import BooleanField, Case, Count, Value, When
 
 from ..conf.settings import get_settings
-from ..models import AgentSession, Turn, Worker
+from ..models import AgentSession, Chore, Worker
 from ..models.worker import seconds_ago
 from ..utils.tasks import spawn
 from . import database, errors
@@ -86,14 +86,14 @@ def read_census() -> Census:
 
 
 def _shared(name: str, count: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    kept = Turn.objects.kept(name)
-    if not Turn.objects.take(name, _FRESH_SECONDS) and kept is not None:
+    kept = Chore.objects.kept(name)
+    if not Chore.objects.take(name, _FRESH_SECONDS) and kept is not None:
         return dict(kept)
     began = time.monotonic()
     counted = count()
     # Many sessions, or a long history, take long to count: then it is done more rarely.
     pause = max(_FRESH_SECONDS, (time.monotonic() - began) / _SHARE)
-    Turn.objects.keep(name, counted, next_in=pause, valid=2 * pause + _STALE_SECONDS)
+    Chore.objects.keep(name, counted, next_in=pause, valid=2 * pause + _STALE_SECONDS)
     return counted
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..conf.settings import get_settings
-from ..models import AgentSession, EndReason, SessionCommand, Slot, Turn, Worker, WorkerState
+from ..models import AgentSession, Chore, EndReason, SessionCommand, Slot, Worker, WorkerState
 from ..utils.process import ProcessIdentity, is_known_dead
 from . import database
 
@@ -101,9 +101,9 @@ def _reap(me: Worker, identity: ProcessIdentity, may_judge: Callable[[], bool], 
     for worker in others.filter(boot_id=identity.boot_id, pid_namespace=identity.pid_namespace).exclude(boot_id=""):
         if is_known_dead(worker.pid, worker.process_started):
             lost += _bury(worker, "The worker's process ended without closing it.")
-    if may_judge() and _my_turn("judge", every):
+    if may_judge() and _takes("judge", every):
         lost += _judge_silent(others, may_judge)
-    if _my_turn("sweep", every):
+    if _takes("sweep", every):
         expired = AgentSession.objects.expire()
         # A worker that was stopped while one of its starts was being admitted leaves a row that nobody runs.
         stopped = Worker.objects.filter(state=WorkerState.STOPPED)
@@ -114,8 +114,8 @@ def _reap(me: Worker, identity: ProcessIdentity, may_judge: Callable[[], bool], 
     return Reaped(lost, expired)
 
 
-def _my_turn(name: str, every: float) -> bool:
-    return not every or Turn.objects.take(name, every)
+def _takes(name: str, every: float) -> bool:
+    return not every or Chore.objects.take(name, every)
 
 
 def _judge_silent(others: WorkerQuerySet, may_judge: Callable[[], bool]) -> list[uuid.UUID]:

@@ -1,4 +1,4 @@
-"""`Turn`: what one of all workers does for all of them, once in a while, and what it leaves for the others."""
+"""`Chore`: what one of all workers does for all of them, once in a while, and what it leaves for the others."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from django.db.models.functions import Now
 from .worker import in_seconds
 
 
-class TurnQuerySet(models.QuerySet["Turn"]):
+class ChoreQuerySet(models.QuerySet["Chore"]):
     def take(self, name: str, every: float) -> bool:
         """Whether the caller is to do it now: one is, of all that ask within ``every`` seconds after it.
 
-        Nothing is held: who takes a turn and dies leaves it to the one who asks first after those seconds.
+        Nothing is held: who takes it and dies leaves it to the one who asks first after those seconds.
         """
         # Most ask too early, and a look is cheaper than an UPDATE that changes nothing.
         is_due = self.filter(name=name).values_list(_is(due_at__lte=Now())).first()
@@ -24,7 +24,7 @@ class TurnQuerySet(models.QuerySet["Turn"]):
         return is_due[0] and bool(self.filter(name=name, due_at__lte=Now()).update(due_at=in_seconds(every)))
 
     def keep(self, name: str, value: Any, *, next_in: float, valid: float) -> None:
-        """Leave ``value`` for the others, who may use it for ``valid`` seconds; the next turn is in ``next_in``."""
+        """Leave ``value`` for the others, who may use it for ``valid`` seconds; the next one is in ``next_in``."""
         self.filter(name=name).update(value=value, due_at=in_seconds(next_in), valid_until=in_seconds(valid))
 
     def kept(self, name: str) -> Any:
@@ -32,15 +32,16 @@ class TurnQuerySet(models.QuerySet["Turn"]):
         return self.filter(name=name, valid_until__gt=Now()).values_list("value", flat=True).first()
 
 
-class Turn(models.Model):
+class Chore(models.Model):
     name = models.CharField(max_length=32, primary_key=True)
     due_at = models.DateTimeField()
     value = models.JSONField(null=True, blank=True)
     valid_until = models.DateTimeField(null=True, blank=True)
 
-    objects = TurnQuerySet.as_manager()
+    objects = ChoreQuerySet.as_manager()
 
     class Meta:
+        db_table = "visionagents_runner_turn"  # its first name, by which older versions go on to find it
         default_permissions = ()
 
     def __str__(self) -> str:
