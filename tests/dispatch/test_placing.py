@@ -332,11 +332,11 @@ def test_under_wsgi_a_worker_elsewhere_starts_it(allow_local: None) -> None:
 @pytest.mark.django_db(transaction=True)
 async def test_the_room_that_is_counted_is_that_of_workers_that_live_and_take(host: Any) -> None:
     with pytest.raises(NoWorker, match="default"):
-        await queued_rows.places_elsewhere("default")
+        await queued_rows.headroom_elsewhere("default")
     worker = await host(max_concurrent_sessions=3)
     await worker.launchers["default"].start_session("call")
-    assert await queued_rows.places_elsewhere("default") == 2
+    assert await queued_rows.headroom_elsewhere("default") == 2
     with pytest.raises(NoWorker):
-        await queued_rows.places_elsewhere("default", exclude=worker.id)
+        await queued_rows.headroom_elsewhere("default", exclude=worker.id)
     with pytest.raises(NoWorker):
-        await queued_rows.places_elsewhere("coach")
+        await queued_rows.headroom_elsewhere("coach")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _A_ROUND = 4
-"""Sessions that are taken before others get a turn: a burst is spread over the workers instead of filling one."""
+"""Sessions that are taken before others may take some: a burst is spread over the workers instead of filling one."""
 _MOST_CALLS = 50
 """Calls that one query is about: databases take a limited number of parameters."""
 _PAUSE_SECONDS = 0.005
@@ -79,7 +79,7 @@ class Claimer(Service):
         self._looking: asyncio.Task[None] | None = None
         self._undo: list[Callable[[], None]] = []
         self._freed: list[AgentSession] = []
-        """Sessions that have ended, while others may wait for their places."""
+        """Sessions that have ended here, while limits may hold back others."""
 
     async def open(self) -> None:
         """Take queued sessions from now on, as soon as an agent is warm; if the worker does that at all."""
@@ -132,12 +132,12 @@ class Claimer(Service):
         return list(self._worker.launchers)
 
     def room(self) -> dict[str, int | None]:
-        """Return the agents that can be started here now, each with its free places; None for no limit."""
+        """Return the agents that can be started here now, each with how many more; None for no limit."""
         worker = self._worker
         if self._task is None or worker.not_starting() is not None:
             return {}
-        places = {name: launcher.places for name, launcher in worker.launchers.items() if launcher.warmed_up}
-        return {name: free for name, free in places.items() if free != 0}
+        free = {name: launcher.headroom for name, launcher in worker.launchers.items() if launcher.warmed_up}
+        return {name: headroom for name, headroom in free.items() if headroom != 0}
 
     def on_room_change(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Have ``listener()`` called, on the loop, when there may be more room, or less. Returns what ends that."""

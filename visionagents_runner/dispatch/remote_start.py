@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.1
 """Between two looks at the row, at first; later they are rarer."""
 _SLOWEST_POLL_SECONDS = 0.5
-_ROOM_SECONDS = 1.0
-"""How often it is looked whether there still is a place somewhere."""
+_HEADROOM_SECONDS = 1.0
+"""How often it is looked whether some worker still has headroom."""
 _CLAIMED_SECONDS = 30.0
 """What a worker may take for a session besides building its agent."""
 _LONGER_SECONDS = 60.0
@@ -75,7 +75,7 @@ async def place(
     The start does not depend on its caller: cancelling this leaves a session that can be found and closed.
 
     Args:
-        refused: What to raise where no worker has room; None for the limit's own error.
+        refused: What to raise where no worker has headroom; None for the limit's own error.
         visible: What whoever asks may see, if not all.
         values: As for `AgentLauncher.start_session`.
 
@@ -83,14 +83,14 @@ async def place(
         InvalidInput: nothing was created.
         CallHidden: a session is live on the call which is not ``visible``; nothing was created.
         NoWorker: no worker that hosts the agent takes sessions, and ``refused`` is None.
-        SessionLimitExceeded: no worker has room, or a limit over all workers is reached; nothing is left of it.
+        SessionLimitExceeded: no worker has headroom, or a limit over all workers is reached; nothing is left of it.
         StartFailed, StartTimeout: the agent could not be built.
     """
     row = launcher.new_row(call_id, call_type, **values)
     row.status = SessionStatus.QUEUED
     row.priority = PRIORITIES[-1]
     placement = _Placement(row, exclude, refused, visible)
-    await placement.check_room()
+    await placement.check_headroom()
     return await asyncio.shield(_running.spawn(placement.run(), name=f"place-{row.pk}"))
 
 
@@ -104,18 +104,18 @@ class _Placement:
         self._no_worker = refused
         self._full = refused or MaxConcurrentSessionsExceeded("Reached maximum number of concurrent sessions")
         self._news = asyncio.Event()
-        self._room_at = time.monotonic()
+        self._headroom_at = time.monotonic()
 
-    async def check_room(self) -> None:
-        """Raise what tells that no worker has room, if that is so."""
+    async def check_headroom(self) -> None:
+        """Raise what tells that no worker has headroom, if that is so."""
         agent = self._row.agent
         if time.monotonic() < _full_until.get(agent, 0.0):
             raise self._full  # a flood of starts need not ask the database each time
         try:
-            places = await queued_rows.places_elsewhere(agent, exclude=self._exclude)
+            headroom = await queued_rows.headroom_elsewhere(agent, exclude=self._exclude)
         except NoWorker as error:
             raise self._no_worker or error from None
-        if places == 0:
+        if headroom == 0:
             _full_until[agent] = time.monotonic() + _FULL_SECONDS
             raise self._full
 
@@ -186,10 +186,10 @@ class _Placement:
             return await _limit_that_postponed(row)
         if time.monotonic() >= deadline:
             return self._full
-        if time.monotonic() - self._room_at >= _ROOM_SECONDS:
-            self._room_at = time.monotonic()
+        if time.monotonic() - self._headroom_at >= _HEADROOM_SECONDS:
+            self._headroom_at = time.monotonic()
             try:
-                await self.check_room()
+                await self.check_headroom()
             except RunnerError as problem:
                 return problem
         return None

@@ -78,7 +78,7 @@ async def hurry(
     return await database.write(AgentSession.objects.hurry, most, agents=agents, calls=calls, users=users)
 
 
-async def places_elsewhere(agent: str, *, exclude: uuid.UUID | None = None) -> int | None:
+async def headroom_elsewhere(agent: str, *, exclude: uuid.UUID | None = None) -> int | None:
     """Return how many more sessions of ``agent`` other workers than ``exclude`` could take now.
 
     None if there is no bound. It is a look, not a promise.
@@ -86,10 +86,10 @@ async def places_elsewhere(agent: str, *, exclude: uuid.UUID | None = None) -> i
     Raises:
         NoWorker: no other worker hosts that agent and takes sessions.
     """
-    return await database.read(_places_elsewhere, agent, exclude)
+    return await database.read(_headroom_elsewhere, agent, exclude)
 
 
-def _places_elsewhere(agent: str, exclude: uuid.UUID | None) -> int | None:
+def _headroom_elsewhere(agent: str, exclude: uuid.UUID | None) -> int | None:
     taking = Worker.objects.taking(agent, get_settings().WORKER_TTL)
     limits: dict[uuid.UUID, int | None] = {
         pk: agents[agent] for pk, agents in taking.values_list("pk", "agents") if pk != exclude
@@ -98,9 +98,9 @@ def _places_elsewhere(agent: str, exclude: uuid.UUID | None) -> int | None:
         raise NoWorker(f"No worker that hosts the agent {agent!r} takes sessions")
     there = AgentSession.objects.occupying().filter(worker_id__in=list(limits), agent=agent)
     taken = dict(there.order_by().values_list("worker_id").annotate(Count("pk")))
-    places = 0
+    headroom = 0
     for pk, limit in limits.items():
         if limit is None:
             return None
-        places += max(0, limit - taken.get(pk, 0))
-    return places
+        headroom += max(0, limit - taken.get(pk, 0))
+    return headroom

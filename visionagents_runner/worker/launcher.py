@@ -258,7 +258,7 @@ class AgentLauncher:
         return MappingProxyType(self._sessions)
 
     @property
-    def places(self) -> int | None:
+    def headroom(self) -> int | None:
         """How many more sessions it takes on this worker; None if there is no limit."""
         if self.max_concurrent_sessions is None:
             return None
@@ -485,7 +485,7 @@ class AgentLauncher:
         try:
             if (reason := worker.not_starting()) is not None:
                 raise reason
-            if self.places == 0:
+            if self.headroom == 0:
                 # The database would say so too; a flood of starts need not ask it.
                 limit = self.max_concurrent_sessions
                 raise MaxConcurrentSessionsExceeded(f"Reached maximum number of concurrent sessions ({limit})")

@@ -37,7 +37,7 @@ class Service:
         return False
 
     def session_ended(self, session: AgentSession) -> None:
-        """A session has ended here, and with it its place."""
+        """A session has ended here: there may be headroom again."""
 
     def room_changed(self) -> None:
         """There may be more room for sessions here, or less."""

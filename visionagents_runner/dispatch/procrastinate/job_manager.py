@@ -70,8 +70,8 @@ class RoomJobManager(JobManager):
 
     def _open_queues(self) -> set[str]:
         """Return the queues of the agents with more room than jobs for them that were fetched and go on."""
-        room = {queue_name(agent): places for agent, places in self._claimer.room().items()}
-        return {name for name, places in room.items() if places is None or places > self._fetched[name]}
+        room = {queue_name(agent): headroom for agent, headroom in self._claimer.room().items()}
+        return {name for name, headroom in room.items() if headroom is None or headroom > self._fetched[name]}
 
     # What Procrastinate's worker asks for
 
