@@ -9,6 +9,8 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from django.utils.module_loading import import_string
+
 from .conf.settings import SETTING, get_settings
 from .exceptions import AgentNotFound, RunnerConfigurationError
 from .options import ServeOptions
@@ -107,7 +109,6 @@ def get_runner() -> AgentRegistry:
         raise RunnerConfigurationError(
             f'No runner is configured: set {SETTING} = {{"RUNNER": "yourproject.agents.runner"}} in your settings'
         )
-    from django.utils.module_loading import import_string
 
     try:
         runner: Any = import_string(path)

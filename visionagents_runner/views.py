@@ -17,6 +17,7 @@ from django.views.decorators.http import require_safe
 
 from .exceptions import InvalidInput
 from .utils.page_headers import guard, page_policy
+from .utils.paths import Matcher, encode_path, raw_suffix, scope_of
 from .utils.validation import clean_call_part
 
 TEMPLATE = "visionagents_runner/call.html"
@@ -92,8 +93,6 @@ def _call_of(request: HttpRequest, rest: str) -> tuple[str, str]:
     Raises:
         Http404: it names none.
     """
-    from .utils.paths import Matcher, raw_suffix, scope_of
-
     matcher = Matcher(["{call_type}/{call_id}"])
     scope = scope_of(request)
     raw = None if scope is None else raw_suffix(scope, rest)
@@ -117,6 +116,4 @@ def _segment(text: str) -> str:
 
 
 def _encoded(path: str) -> str:
-    from .utils.paths import encode_path
-
     return encode_path(path).decode()

@@ -15,7 +15,8 @@ import tests.agents
 from tests.api.fixtures import Serve
 from tests.asgi_client import REMOTE, Client
 from visionagents_runner import ServeOptions
-from visionagents_runner.asgi.lean import LeanAPI, foreign_middleware, lean_api
+from visionagents_runner.asgi.lean import LeanAPI, lean_api
+from visionagents_runner.conf.settings import foreign_middleware
 from visionagents_runner.models import AgentSession
 
 ORIGIN = {"origin": "https://app.example"}

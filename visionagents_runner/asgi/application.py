@@ -8,10 +8,14 @@ import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from django.apps import apps
 from django.conf import settings
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core import asgi as django_asgi
+from django.utils.module_loading import import_string
 
 from .. import quotas
+from ..auth.local_requests import warn_of_local_requests
 from ..exceptions import NotReady, RunnerConfigurationError
 from ..utils.request_headers import why_refused
 from ..websockets.paths import CALL, FEED, match_call, match_feed
@@ -26,6 +30,9 @@ if TYPE_CHECKING:
 
     from ..registry import AgentRegistry
     from .lean import LeanAPI
+
+# The supervisor of several processes loads this module too, and serves nothing: the API and the consumers come with the
+# first use.
 
 logger = logging.getLogger(__name__)
 
@@ -103,11 +110,7 @@ class AgentsApplication:
     @cached_property
     def _inner(self) -> ASGI3Application:
         application: Any = self._application or django_asgi.get_asgi_application()
-        from django.apps import apps
-
         if apps.is_installed("django.contrib.staticfiles") and (settings.DEBUG or self.runner.standalone):
-            from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
-
             application = ASGIStaticFilesHandler(application)
         return application  # type: ignore[no-any-return]
 
@@ -131,7 +134,7 @@ class AgentsApplication:
             # The rest of the project is served; a later request tries again.
             logger.exception("The worker could not start")
         else:
-            _warn(self.runner)
+            warn_of_local_requests(self.runner)
         await send({"type": "lifespan.startup.complete"})
         while (await receive())["type"] != "lifespan.shutdown":
             pass
@@ -155,13 +158,7 @@ class AgentsApplication:
         if not self._hooked:
             self._hooked = True
             hook_into_server(self.runner, worker)
-            _warn(self.runner)
-
-
-def _warn(runner: AgentRegistry) -> None:
-    from ..auth.local_requests import warn_of_local_requests
-
-    warn_of_local_requests(runner)
+            warn_of_local_requests(self.runner)
 
 
 def application_of(runner: AgentRegistry) -> AgentsApplication:
@@ -178,8 +175,6 @@ def project_application(runner: AgentRegistry) -> AgentsApplication:
     path = getattr(settings, "ASGI_APPLICATION", None)
     if not path or runner.standalone:
         return application_of(runner)
-    from django.utils.module_loading import import_string
-
     try:
         application = import_string(path)
     except ImportError as error:

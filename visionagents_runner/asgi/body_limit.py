@@ -8,7 +8,8 @@ from urllib.parse import unquote_to_bytes
 from django.conf import settings
 from django.urls import Resolver404, get_resolver
 
-from ..conf.settings import get_settings
+from .. import urls
+from ..conf.settings import foreign_middleware, get_settings
 from ..telemetry.connections import refused
 from ..utils.http_answer import answer
 
@@ -25,9 +26,6 @@ def limit_of(path: bytes, *, only_django: bool) -> int | None:
     It looks for the view, which takes a tenth of a millisecond: ask for bodies over `small_limit` only.
     ``only_django``: whether what is not in the URLconf is nowhere.
     """
-    from .. import urls
-    from .lean import foreign_middleware
-
     limits = get_settings()
     text = unquote_to_bytes(path.partition(b"?")[0]).decode(errors="replace")
     text = text.removeprefix((settings.FORCE_SCRIPT_NAME or "").rstrip("/"))

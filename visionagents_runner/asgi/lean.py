@@ -20,12 +20,15 @@ from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 from django.utils.http import parse_header_parameters
 
-from ..conf.settings import get_settings
+from ..api.bodies import check_length, check_query, too_large, unreadable
+from ..api.errors import error_response, json_response
+from ..api.factory import RunnerAPI, api_of
+from ..conf.settings import foreign_middleware, get_settings
+from ..utils.paths import encode_path
 from .middleware import MATCH, APIMiddleware
 from .prefixes import UUID_LENGTH, included_prefixes, is_ours
 
 if TYPE_CHECKING:
-    from ..api.factory import RunnerAPI
     from ..registry import AgentRegistry
     from ..utils.paths import Match
 
@@ -52,15 +55,6 @@ def lean_api(runner: AgentRegistry) -> LeanAPI | None:
     return LeanAPI(runner) if wanted else None
 
 
-def foreign_middleware() -> list[str]:
-    """Return the middleware of the project that is neither Django's nor named in API_MIDDLEWARE.
-
-    It might guard something, so the API does not run around it unless told to.
-    """
-    known = get_settings().API_MIDDLEWARE
-    return [path for path in settings.MIDDLEWARE if not path.startswith("django.") and path not in known]
-
-
 class LeanAPI:
     """An ASGI application for the API's paths of a project's URLconf.
 
@@ -69,8 +63,6 @@ class LeanAPI:
     """
 
     def __init__(self, runner: AgentRegistry, *, prefixes: Iterable[str] | None = None) -> None:
-        from ..api.factory import RunnerAPI, api_of
-
         api = api_of(runner)
         if not isinstance(api, RunnerAPI):
             raise TypeError("The lean mount serves the default API; one given by ServeOptions(api=...) needs Django")
@@ -100,8 +92,6 @@ class LeanAPI:
     def _match(self, scope: Scope) -> Match | None:
         raw = scope.get("raw_path")
         if raw is None:
-            from ..utils.paths import encode_path
-
             raw = encode_path(scope["path"])
         raw = raw.partition(b"?")[0]
         script = settings.FORCE_SCRIPT_NAME or scope.get("root_path")
@@ -117,8 +107,6 @@ class LeanAPI:
     @cached_property
     def _mounts(self) -> list[tuple[bytes, frozenset[str]]]:
         """Encoded prefixes, each with the routes that Django would give to this API."""
-        from ..utils.paths import encode_path
-
         routes = frozenset(self._api.matcher.routes)
         if self._given is not None:
             return [(encode_path(prefix), routes) for prefix in self._given]
@@ -130,8 +118,6 @@ class LeanAPI:
     # Answering
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        from ..api.errors import error_response
-
         match: Match = scope[MATCH]
         request = LeanRequest(scope, None if scope["method"] in _BODILESS else receive)
         try:
@@ -154,8 +140,6 @@ class LeanAPI:
 
     @staticmethod
     def _not_found() -> HttpResponse:
-        from ..api.errors import json_response
-
         return json_response({"detail": "Not Found"}, 404)
 
 
@@ -190,13 +174,9 @@ class LeanRequest(ASGIRequest):
         """
         self.get_host()
         if self._receive is not None:
-            from ..api.bodies import check_length
-
             check_length(self._header(b"content-length"))
         query = self.scope.get("query_string", b"")
         if query:
-            from ..api.bodies import check_query
-
             check_query(query)
 
     async def receive_body(self) -> None:
@@ -207,7 +187,6 @@ class LeanRequest(ASGIRequest):
         """
         if self._receive is None:
             return
-        from ..api.bodies import too_large, unreadable
 
         receive, self._receive = self._receive, None
         limit = get_settings().MAX_BODY_BYTES

@@ -12,6 +12,8 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.utils.module_loading import import_string
 
+from ..api.errors import error_response
+
 if TYPE_CHECKING:
     from ..api.factory import RunnerAPI
     from ..utils.paths import Match
@@ -83,8 +85,6 @@ class APIMiddleware(BaseHandler):
 
 def _answering(middleware: Any, is_async: bool) -> Any:
     """Have ``middleware`` answer what it raises, in JSON."""
-    from ..api.errors import error_response
-
     if is_async:
 
         async def answer_async(request: HttpRequest) -> HttpResponseBase:

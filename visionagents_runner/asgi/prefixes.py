@@ -7,6 +7,8 @@ from typing import Any
 from django.urls import Resolver404, URLResolver, get_resolver
 from django.urls.resolvers import RegexPattern, RoutePattern
 
+from .. import urls
+
 UUID_LENGTH = 36
 
 
@@ -15,8 +17,6 @@ def included_prefixes() -> list[str]:
 
     One that depends on the request (a parameter, a language) is left out: there Django serves it.
     """
-    from .. import urls
-
     found: list[str] = []
 
     def look(resolver: URLResolver, prefix: str) -> None:
@@ -42,8 +42,6 @@ def _fixed_part(pattern: Any) -> str | None:
 
 def is_ours(prefix: str, route: str) -> bool:
     """Whether Django gives this route to the API itself: not to a pattern before it, nor to a view around it."""
-    from .. import urls
-
     sample = "/".join("0" * UUID_LENGTH if part.startswith("{") else part for part in route.split("/"))
     try:
         found = get_resolver().resolve(f"/{prefix}{sample}").func

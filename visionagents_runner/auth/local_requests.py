@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.http import HttpRequest
+from django.http.request import host_validation_re
 
 from ..conf.settings import get_settings
 from ..utils.request_headers import find_cookie
@@ -220,8 +221,6 @@ def _split_host(host: str | None) -> tuple[str, int | None] | None:
 
 @lru_cache(maxsize=1024)
 def _split(host: str) -> tuple[str, int | None] | None:
-    from django.http.request import host_validation_re
-
     match = host_validation_re.fullmatch(host.lower())
     if match is None:
         return None

@@ -24,6 +24,8 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods
 
 from ..exceptions import RunnerConfigurationError
+from ..utils.page_headers import guard, page_policy
+from ..utils.secret_key import read_or_make_secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,8 +56,6 @@ def local_token() -> str | None:
 
 @lru_cache(maxsize=8)
 def _read(path: Path) -> str:
-    from ..utils.secret_key import read_or_make_secret
-
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     return read_or_make_secret(path)
 
@@ -90,7 +90,6 @@ def page_url(url: str, token: str, then: str = "") -> str:
 def local_access(request: HttpRequest, **of_the_mount: Any) -> HttpResponse:
     """Give a cookie to the browser of whoever shows the token; the page reveals nothing."""
     from ..registry import get_runner
-    from ..utils.page_headers import guard, page_policy
     from .local_requests import local_counts
 
     then = request.GET.get("next", "")

@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.apps import apps
 from django.conf import settings
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import close_old_connections
 from django.http import Http404, HttpRequest
+from django.utils.crypto import constant_time_compare
 from django.utils.functional import SimpleLazyObject
 from ninja.errors import HttpError
 
@@ -312,8 +314,6 @@ def _rule(function: Permission) -> Rule:
 
 
 def _close_old_connections() -> None:
-    from django.db import close_old_connections
-
     close_old_connections()
 
 
@@ -424,8 +424,6 @@ def _get_user(session: Any) -> Any:
     fallback secret a new id, which would sign the user out, since no middleware sends the new cookie.
     """
     from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model, load_backend
-    from django.core.exceptions import ValidationError
-    from django.utils.crypto import constant_time_compare
 
     try:
         user_id: Any = get_user_model()._meta.pk.to_python(session[SESSION_KEY])

@@ -8,7 +8,9 @@ from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Warning, register  # noqa: A004
+from django.db import router
 
+from ..models import AgentSession
 from .base import TAG, AppConfigs, is_number
 
 SQLITE_TIMEOUT = 5
@@ -23,10 +25,6 @@ _SQLITE_OPTIONS = (
 @register(TAG)
 def check_databases(app_configs: AppConfigs, **kwargs: Any) -> list[CheckMessage]:
     """Read DATABASES only: this runs before the database exists."""
-    from django.db import router
-
-    from ..models import AgentSession
-
     messages = list(_kept_connections())
     alias = router.db_for_write(AgentSession)
     database = settings.DATABASES.get(alias) or {}

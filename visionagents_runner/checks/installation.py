@@ -7,8 +7,10 @@ from typing import Any
 from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Info, Tags, Warning, register  # noqa: A004
+from django.core.management import get_commands, load_command_class
+from django.utils.module_loading import import_string
 
-from ..conf.settings import SETTING
+from ..conf.settings import SETTING, foreign_middleware
 from .base import TAG, AppConfigs, setting_as_written
 from .settings import check_settings
 
@@ -40,12 +42,10 @@ def check_runserver(app_configs: AppConfigs, **kwargs: Any) -> list[CheckMessage
     """Whether ``runserver`` is Daphne's where Daphne is installed: the first app that has the command provides it."""
     if not apps.is_installed("daphne"):
         return []
-    from django.core.management import get_commands, load_command_class
 
     provider = get_commands().get("runserver", "django.core")
     if provider == "daphne" or not isinstance(provider, str):
         return []
-    from django.utils.module_loading import import_string
 
     daphnes = import_string("daphne.management.commands.runserver.Command")
     if isinstance(load_command_class(provider, "runserver"), daphnes):
@@ -81,8 +81,6 @@ def check_lean_api(app_configs: AppConfigs, **kwargs: Any) -> list[CheckMessage]
         return []
     if any(message.id == "visionagents_runner.E004" for message in check_settings(app_configs)):
         return []
-    from ..asgi.lean import foreign_middleware
-
     foreign = foreign_middleware()
     if not foreign:
         return []

@@ -8,6 +8,7 @@ from typing import Any
 from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004
 
 from ..conf.settings import SETTING
+from ..exceptions import RunnerConfigurationError
 from .base import TAG, AppConfigs, missing_module, setting_as_written
 
 
@@ -44,8 +45,7 @@ def check_runner_imports(app_configs: AppConfigs, **kwargs: Any) -> list[CheckMe
     path = setting_as_written("RUNNER", "")
     if not isinstance(path, str) or not path or missing_module(path):
         return []  # check_settings or check_runner says so
-    from ..exceptions import RunnerConfigurationError
-    from ..registry import get_runner
+    from ..registry import get_runner  # late: every command loads the checks, and this one is not often asked
 
     try:
         runner = get_runner()

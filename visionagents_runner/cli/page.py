@@ -29,6 +29,7 @@ from ..auth.tokens import make_join_token
 from ..exceptions import RunnerConfigurationError
 from ..server.sockets import listen, url_of
 from ..server.uvicorn import uvicorn_server
+from ..utils.paths import encode_path
 from ..utils.tasks import spawn
 from ..views import page_path
 
@@ -137,8 +138,6 @@ class CallPage:
         return server
 
     def _address(self, session: LiveSession) -> str:
-        from ..utils.paths import encode_path
-
         base = encode_path("/" + included_prefixes()[0]).decode()
         path = page_path(base, session.call_type, session.call_id)
         root = url_of(self._listener).rstrip("/")

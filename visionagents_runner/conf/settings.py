@@ -169,6 +169,15 @@ def get_settings() -> RunnerSettings:
     return _cached
 
 
+def foreign_middleware() -> list[str]:
+    """Return the middleware of the project that is neither Django's nor named in API_MIDDLEWARE.
+
+    It might guard something, so the API does not run around it unless told to.
+    """
+    known = get_settings().API_MIDDLEWARE
+    return [path for path in settings.MIDDLEWARE if not path.startswith("django.") and path not in known]
+
+
 def _raw() -> dict[str, Any]:
     raw = getattr(settings, SETTING, None) or {}
     if not isinstance(raw, dict):

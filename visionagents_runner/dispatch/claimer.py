@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..conf.settings import get_settings
 from ..exceptions import MaxConcurrentSessionsExceeded, NotReady, SessionLimitExceeded
 from ..messaging import notifications
+from ..messaging.layer import QUEUE_GROUP, Link, get_link
 from ..models import AgentSession
 from ..store import errors, queued_rows, session_rows
 from ..utils.listeners import Listeners
@@ -22,7 +23,6 @@ from ..utils.tasks import spawn
 from ..worker.services import Service
 
 if TYPE_CHECKING:
-    from ..messaging.layer import Link
     from ..worker.worker import AgentWorker
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,6 @@ class Claimer(Service):
         """Take queued sessions from now on, as soon as an agent is warm; if the worker does that at all."""
         if not self._worker.serves:
             return
-        from ..messaging.layer import QUEUE_GROUP, get_link
 
         loop = asyncio.get_running_loop()
 
@@ -173,8 +172,6 @@ class Claimer(Service):
 
     def _tell_others(self) -> None:
         if self._link is not None:
-            from ..messaging.layer import QUEUE_GROUP
-
             self._link.send(QUEUE_GROUP, {"type": "queue.news"})
 
     # Taking

@@ -16,6 +16,7 @@ from ..exceptions import InvalidInput
 from ..models import AgentSession, SessionStatus
 from ..models.session import PRIORITIES
 from ..models.worker import in_seconds
+from ..registry import get_runner
 from ..utils.validation import clean_call_part, clean_metadata
 
 _MAX_SOURCE_LENGTH = 32
@@ -52,7 +53,6 @@ def dispatch(
         AgentNotFound: the runner has no agent of that name.
         RunnerConfigurationError: there is no runner.
     """
-    from ..registry import get_runner
 
     due_at, due_in = _moment("at", at)
     expires, expires_in = _moment("expires_at", expires_at)

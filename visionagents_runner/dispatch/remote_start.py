@@ -25,6 +25,7 @@ from ..exceptions import (
     StartFailed,
     StartTimeout,
 )
+from ..messaging.layer import LIST_GROUP, get_link
 from ..models import AgentSession, EndReason, SessionEvent, SessionStatus
 from ..models.session import PRIORITIES
 from ..models.worker import in_seconds
@@ -32,6 +33,7 @@ from ..sessions.session import START_TIMEOUT
 from ..store import calls, database, errors, queued_rows, session_limits, session_rows
 from ..utils.loops import wait_for_event
 from ..utils.tasks import HeldTasks
+from ..worker.current import current_worker
 
 if TYPE_CHECKING:
     from ..worker.launcher import AgentLauncher
@@ -144,9 +146,6 @@ class _Placement:
 
     def _listen(self) -> Callable[[], None]:
         """Be told by whichever worker takes it, where a channel layer reaches this process."""
-        from ..messaging.layer import LIST_GROUP, get_link
-        from ..worker.current import current_worker
-
         # A loop that lasts for one request, as under WSGI, has no use for a link.
         link = get_link() if current_worker() is not None else None
         if link is None:

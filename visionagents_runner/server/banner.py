@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, TextIO
 
 from django.db import connections, router
+from django.urls import NoReverseMatch, Resolver404, resolve, reverse
 from rich.console import Console
 from rich.text import Text
 
@@ -83,8 +84,6 @@ def _agent(name: str, runner: AgentRegistry, workers: int) -> str:
 
 def _open(url: str) -> str:
     """Return where to begin, and what else there is with its path."""
-    from django.urls import NoReverseMatch, Resolver404, resolve, reverse
-
     pages = {}
     for name, what in (("new-call", "call page"), ("admin:index", "admin"), ("docs", "API docs")):
         with suppress(NoReverseMatch):

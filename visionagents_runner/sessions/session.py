@@ -20,6 +20,8 @@ from ..conf.prices import Cost, cost_of
 from ..conf.settings import get_settings
 from ..exceptions import StartDrained, StartFailed, StartTimeout
 from ..models import AgentSession, EndReason, SessionStatus
+from ..observe import Observed, observe
+from ..observe.redaction import redacted_error
 from ..signals import session_ended, session_started
 from ..store import database, session_rows
 from ..telemetry.correlation import correlate
@@ -234,8 +236,6 @@ class LiveSession:
 
     def note(self, kind: str, data: dict[str, Any]) -> None:
         """Add an event to the session's history, as far as ``REDACT`` lets it. Nobody on the call is told."""
-        from ..observe import Observed
-
         if self._observer is not None and self._recorder is not None:
             shown = self._observer.redacted(kind, data)
             if shown is not None:
@@ -433,8 +433,6 @@ class LiveSession:
 
     def _observe(self, agent: Agent) -> None:
         """Learn what the agent does, and have it recorded."""
-        from ..observe import observe
-
         try:
             observer = observe(agent)
         except Exception:
@@ -630,8 +628,6 @@ class LiveSession:
 
     def _text_of(self, failure: BaseException) -> str:
         """The traceback that the row keeps, as far as ``REDACT`` lets it."""
-        from ..observe.redaction import redacted_error
-
         return redacted_error(self.id, error_text(failure))
 
     def _extra(self) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from django.conf import settings
 from django.db import router
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from ..models import AgentSession
+
 
 def use_utc(sender: Any, connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
     """Have the database give its time in UTC, in which Django keeps times. Receives ``connection_created``.
@@ -15,8 +17,6 @@ def use_utc(sender: Any, connection: BaseDatabaseWrapper, **kwargs: Any) -> None
     Django tells PostgreSQL so, and leaves these in the server's time zone: ``Now()`` is hours off then, beside the
     times that Python wrote. An offset, because the names of time zones may not be installed.
     """
-    from ..models import AgentSession
-
     if connection.vendor != "mysql" or not settings.USE_TZ or connection.timezone_name != "UTC":
         return
     if connection.alias == router.db_for_write(AgentSession):

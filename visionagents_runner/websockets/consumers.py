@@ -23,6 +23,7 @@ from .calls.client import CallClient
 from .feeds.list_viewer import ListViewer
 from .feeds.session_viewer import UNACKED, SessionViewer
 from .handshake import HandshakeRequest
+from .paths import call_of, feed_of
 from .protocol import Code, Fatal
 from .share import SocketShare, refuse
 from .socket import CallSocket, Handler, Receive, Send
@@ -116,8 +117,6 @@ class CallConsumer(_Consumer):
     _going_away = "The server is going away: join again in a moment"
 
     def _target(self, scope: Mapping[str, Any]) -> tuple[str, str] | None:
-        from .paths import call_of
-
         return call_of(scope)
 
     def _client(self, socket: CallSocket, scope: Mapping[str, Any], runner: AgentRegistry, target: Any) -> Client:
@@ -131,8 +130,6 @@ class FeedConsumer(_Consumer):
     _is_feed = True
 
     def _target(self, scope: Mapping[str, Any]) -> str | None:
-        from .paths import feed_of
-
         return feed_of(scope)
 
     def _client(self, socket: CallSocket, scope: Mapping[str, Any], runner: AgentRegistry, target: Any) -> Client:

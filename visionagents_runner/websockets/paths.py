@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from django.conf import settings
 
 from ..exceptions import InvalidInput
+from ..utils.paths import encode_path, raw_suffix
 from ..utils.validation import clean_call_part
 
 CALL = "visionagents_runner.call"
@@ -36,10 +40,6 @@ def match_feed(scope: Mapping[str, Any], prefixes: Iterable[str]) -> str | None:
 
 def _after(path: bytes, scope: Mapping[str, Any], prefixes: Iterable[str]) -> Iterator[bytes]:
     """Yield what follows ``path`` in the path of a WebSocket, as it was sent, under each of ``prefixes``."""
-    from django.conf import settings
-
-    from ..utils.paths import encode_path
-
     raw: bytes | None = scope.get("raw_path")
     if raw is None:
         raw = encode_path(scope["path"])
@@ -65,8 +65,6 @@ def call_of(scope: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return type and id of the call that a WebSocket is for; None if they cannot be such."""
     call = scope.get(CALL)
     if call is None:
-        from ..utils.paths import raw_suffix
-
         rest: str = scope.get("url_route", {}).get("kwargs", {}).get("rest", "")
         raw = raw_suffix(scope, rest)
         if raw is None:
@@ -85,8 +83,6 @@ def call_of(scope: Mapping[str, Any]) -> tuple[str, str] | None:
 
 def _split(raw: bytes) -> tuple[str, str] | None:
     """Return the two percent-encoded segments of ``raw``, decoded; None if there are more or fewer."""
-    from urllib.parse import unquote_to_bytes
-
     segments = raw.removesuffix(b"/").split(b"/")
     if len(segments) != 2 or not all(segments):
         return None

@@ -15,9 +15,13 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
+from ..conf.settings import get_settings
 from ..exceptions import MaxConcurrentSessionsExceeded, NotReady
-from ..utils.tasks import HeldTasks
+from ..sessions.warmup import ResourceCache, warm_up
+from ..telemetry.correlation import correlated_context
+from ..utils.tasks import HeldTasks, spawn
 from ..utils.validation import clean_call_part, clean_metadata
+from .current import current_worker
 
 if TYPE_CHECKING:
     from vision_agents.core import Agent, SessionInfo
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
     from ..telemetry.instruments import Instruments
     from ..telemetry.tracing import SessionTrace
     from .worker import AgentWorker
+
+# What needs models is imported where it is used: a project's settings may import a launcher, before there are apps.
 
 logger = logging.getLogger(__name__)
 
@@ -150,8 +156,6 @@ class AgentLauncher:
 
     def _reset(self) -> None:
         """Make what belongs to one event loop."""
-        from ..sessions.warmup import ResourceCache
-
         self._cache = ResourceCache()
         self._warmup_lock = asyncio.Lock()
         self._build_slots = asyncio.Semaphore(self.max_concurrent_starts)
@@ -174,7 +178,6 @@ class AgentLauncher:
         """
         if self._worker is not None:
             raise RuntimeError("AgentLauncher is already running")
-        from .current import current_worker
         from .worker import AgentWorker
 
         worker = current_worker()
@@ -278,8 +281,6 @@ class AgentLauncher:
                 return
             agent = await self._create({})
             try:
-                from ..sessions.warmup import warm_up
-
                 await warm_up(agent, self._cache)
             finally:
                 await self._discard(agent)
@@ -305,8 +306,6 @@ class AgentLauncher:
         async with self._build_slots:
             agent = await self._create(arguments)
             try:
-                from ..sessions.warmup import warm_up
-
                 await warm_up(agent, self._cache)
             except BaseException:
                 # Upstream leaves the agent of a start that was cancelled here open for ever.
@@ -362,7 +361,6 @@ class AgentLauncher:
 
     async def _discard(self, agent: Agent) -> None:
         from ..sessions.session import close_agent
-        from ..utils.tasks import spawn
 
         task = spawn(close_agent(agent), name="agent-close")
         done, _ = await asyncio.wait({task}, timeout=self.close_timeout)
@@ -400,7 +398,6 @@ class AgentLauncher:
             StartFailed: ``create_agent`` raised, or the session was closed before it returned.
         """
         row = self.new_row(call_id, call_type, metadata=metadata, started_by_id=started_by_id, source=source)
-        from ..telemetry.correlation import correlated_context
 
         starting = self._start(row, video_track_override_path, visible)
         # It goes on if whoever asked goes away.
@@ -513,7 +510,6 @@ class AgentLauncher:
     @property
     def limits(self) -> Limits:
         """The limits in force for its sessions."""
-        from ..conf.settings import get_settings
         from ..store.session_limits import Limits
 
         settings = get_settings()
@@ -528,7 +524,6 @@ class AgentLauncher:
     async def _admit(self, row: AgentSession, *, visible: Visible | None) -> bool:
         from ..models import EndReason
         from ..store import database, errors, session_limits
-        from ..utils.tasks import spawn
 
         try:
             async with asyncio.timeout(_ADMIT_SECONDS):
@@ -545,7 +540,6 @@ class AgentLauncher:
 
     async def _claim(self, row: AgentSession) -> bool:
         from ..store import errors, queued_rows
-        from ..utils.tasks import spawn
 
         worker = self._worker
         assert worker is not None

@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
+from django.db import DatabaseError
+
 from .. import __version__
 from ..conf.settings import get_settings
 from ..conf.webhooks import refuse_unsound_endpoints
@@ -20,6 +22,8 @@ from ..observe import load_redact
 from ..sessions.recorder import Recorder
 from ..sessions.session import LiveSession, tell_ended
 from ..store import errors, session_rows, worker_rows
+from ..store.census import Cluster
+from ..telemetry.instruments import Instruments
 from ..telemetry.looplag import LoopLag
 from ..utils.loops import call_from_thread
 from ..utils.process import identify
@@ -70,9 +74,6 @@ class AgentWorker:
         self.lag = LoopLag(
             warning=settings.LOOP_LAG_WARNING, limit=settings.LOOP_LAG_LIMIT, counts=lambda: self.warmed_up
         )
-
-        from ..store.census import Cluster
-        from ..telemetry.instruments import Instruments
 
         self.instruments = Instruments()
         self.cluster = Cluster(self.track)
@@ -390,8 +391,6 @@ class AgentWorker:
         return {name: launcher.max_concurrent_sessions for name, launcher in self.launchers.items()}
 
     async def _register(self, row: Worker) -> None:
-        from django.db import DatabaseError
-
         try:
             await worker_rows.register(row)
         except DatabaseError as error:

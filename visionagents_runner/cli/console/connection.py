@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ...models import EndReason
 from .events import subscribe
 
 if TYPE_CHECKING:
@@ -165,7 +166,6 @@ class ConversationLink:
             undo()
         if not end or self._others:
             return False
-        from ...models import EndReason
 
         self._session.request_close(by="console", reason=EndReason.FINISHED)
         return True

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from django.core.exceptions import ImproperlyConfigured
+
 from ...conf.settings import SETTING, get_settings
 
 logger = logging.getLogger(__name__)
@@ -130,7 +132,6 @@ def telling_progress(what: str, folder: Path) -> Iterator[None]:
 
 def _setting(name: str) -> str:
     # An agent of a script may run without Django being configured.
-    from django.core.exceptions import ImproperlyConfigured
 
     try:
         return str(getattr(get_settings(), name) or "")
