@@ -19,6 +19,8 @@ from tests.admin.conftest import LIST, WORKERS, page_of
 from visionagents_runner.admin.base import CappedPaginator
 from visionagents_runner.models import AgentSession, EndReason, SessionEvent, SessionStatus, Slot, Worker
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., AgentSession]
 ENDS = {"closed": EndReason.FINISHED, "failed": EndReason.CREATE_FAILED, "lost": EndReason.WORKER_LOST}
 

@@ -13,6 +13,8 @@ from tests.api.fixtures import Serve
 from tests.asgi_client import REMOTE, Client
 from visionagents_runner.api.factory import RunnerAPI
 
+pytestmark = pytest.mark.slow
+
 
 async def test_the_schema_documents_every_route_and_its_answers(client: Client) -> None:
     remote = client.like(peer=REMOTE)

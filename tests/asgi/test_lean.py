@@ -448,6 +448,7 @@ async def test_a_runner_that_cannot_be_loaded_is_a_503_that_keeps_its_reason(set
     assert "nowhere" not in answer.detail
 
 
+@pytest.mark.slow
 def test_loading_the_urls_imports_neither_runner_nor_api() -> None:
     import subprocess
     import sys

@@ -12,6 +12,8 @@ import pytest
 
 from tests.benchmarks.processes import ROOT
 
+pytestmark = pytest.mark.slow
+
 ROWS = ("startup", "cpu")
 
 

@@ -44,6 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if here in item.path.parents:
             item.add_marker(pytest.mark.asyncio(loop_scope="package"), append=False)
             item.add_marker(pytest.mark.requires("chromium"))  # asked before a server is started
+            item.add_marker(pytest.mark.slow)
 
 
 class StartChromium(Protocol):

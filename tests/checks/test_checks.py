@@ -75,6 +75,7 @@ def manage(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 def test_the_shipped_project_has_nothing_to_say() -> None:
     done = manage("check")
@@ -82,6 +83,7 @@ def test_the_shipped_project_has_nothing_to_say() -> None:
     assert done.returncode == 0
 
 
+@pytest.mark.slow
 def test_ordinary_checks_import_neither_the_runner_nor_vision_agents_nor_open_a_database() -> None:
     code = (
         "import sys, django; django.setup()\n"
@@ -105,11 +107,13 @@ def test_ordinary_checks_import_neither_the_runner_nor_vision_agents_nor_open_a_
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_deployment_of_the_shipped_project_on_redis_is_not_warned_of_by_us() -> None:
     done = manage("check", "--deploy", "--tag", "visionagents_runner", DEBUG="0", REDIS_URL="redis://127.0.0.1:6379/0")
     assert "no issues" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 def test_a_deployment_of_the_shipped_project_can_satisfy_all_of_djangos_checks_by_its_environment() -> None:
     done = manage(
@@ -130,6 +134,7 @@ def test_a_deployment_of_the_shipped_project_can_satisfy_all_of_djangos_checks_b
     assert "no issues" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_deployment_with_debug_and_in_memory_layer_is_warned_of() -> None:
     done = manage("check", "--deploy", "--tag", "visionagents_runner", DEBUG="1")
     assert "visionagents_runner.W006" in done.stderr

@@ -10,6 +10,8 @@ import pytest
 
 from tests.processes import ROOT, at_a_terminal, environment
 
+pytestmark = pytest.mark.slow
+
 AGENTS = """
 import sys
 print("the project's agents are imported", file=sys.stderr, flush=True)

@@ -29,7 +29,7 @@ from visionagents_runner.cli.page import CallPage
 from visionagents_runner.models import AgentSession
 from visionagents_runner.server.sockets import url_of
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 RUNNER = "tests.cli.agents.runner"
 _ADDRESS = re.compile(r"open\s+(http://\S+)")

@@ -109,6 +109,7 @@ def test_importing_the_package_or_building_a_runner_configures_nothing_and_impor
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 @pytest.mark.parametrize("command", [["check"], ["makemigrations", "--check", "--dry-run"]])
 def test_ordinary_commands_do_not_pay_for_vision_agents(command: list[str]) -> None:

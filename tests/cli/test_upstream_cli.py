@@ -11,6 +11,8 @@ import pytest
 from tests.cli.standalone.test_script import clean_environment
 from visionagents_runner import AgentLauncher, Runner
 
+pytestmark = pytest.mark.slow
+
 THEIRS = "from vision_agents.core import Agent, Runner, User\nfrom vision_agents.core.agents import AgentLauncher\n"
 OURS = "from vision_agents.core import Agent, User\nfrom visionagents_runner import AgentLauncher, Runner\n"
 

@@ -21,6 +21,8 @@ from visionagents_runner.exceptions import RunnerConfigurationError
 from visionagents_runner.sessions.video import check_video
 from visionagents_runner.testing import join_call, stub_agent
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def video(tmp_path_factory: pytest.TempPathFactory) -> str:

@@ -167,6 +167,7 @@ def test_importing_it_loads_neither_vision_agents_nor_an_engine():
     assert ends(code) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_in_the_middle_of_loading_and_recognising_ends_in_order():
     code = """
         import asyncio, numpy

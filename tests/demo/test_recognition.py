@@ -22,6 +22,8 @@ from visionagents_runner.demo.speech.utterance import chunks_to_end
 from visionagents_runner.demo.speech.vad import activity
 from visionagents_runner.demo.speech.whisper import recognition, repeats
 
+pytestmark = pytest.mark.slow
+
 CALLER = Participant(original=None, user_id="caller", id="caller-1")
 GUEST = Participant(original=None, user_id="guest", id="guest-1")
 FRAME = BROWSER_RATE // 50

@@ -12,6 +12,8 @@ from tests.conftest import until
 from tests.recordings import BROWSER_RATE, RATE, recording, resampled
 from visionagents_runner.demo.speech.whisper import recognition
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def call():

@@ -26,6 +26,8 @@ from visionagents_runner.demo.vision.rules import CAMERA_OFF, NO_CAMERA, NO_FACE
 from visionagents_runner.edge import BrowserEdge, join_room
 from visionagents_runner.testing import stub_agent
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["no_room_is_left_over", "on_call"]
 
 OUTLINE = (80, 220, 60)

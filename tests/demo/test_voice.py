@@ -16,6 +16,8 @@ from visionagents_runner.demo.speech.tts import phrases
 from visionagents_runner.demo.speech.voices import EspeakVoice, shared_voice, without_lead
 from visionagents_runner.demo.speech.whisper import recognition
 
+pytestmark = pytest.mark.slow
+
 ANSWER = (
     "The robot went forward ten meters. It is ahead of where it started, and nobody is in its way, so far as I can see."
 )

@@ -224,6 +224,7 @@ def test_prometheus_finds_the_pods_and_the_key() -> None:
     assert f"create secret generic {secret['name']} --from-literal={secret['key']}=" in HOW_TO
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_pod_answers_the_kubelet_and_prometheus(tmp_path: Path) -> None:
     environment = {**os.environ, **pod_environment(), "DATABASE_URL": f"sqlite:///{tmp_path / 'db.sqlite3'}"}

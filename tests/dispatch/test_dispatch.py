@@ -23,6 +23,8 @@ from visionagents_runner.signals import session_ended
 from visionagents_runner.store import database, errors, queued_rows, session_rows
 from visionagents_runner.store.retention import prune
 
+pytestmark = pytest.mark.slow
+
 
 def is_active(row: AgentSession) -> bool:
     return row.status == SessionStatus.ACTIVE

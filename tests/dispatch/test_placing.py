@@ -20,6 +20,8 @@ from visionagents_runner.models import AgentSession, EndReason, SessionStatus
 from visionagents_runner.store import database, errors, queued_rows, session_rows
 from visionagents_runner.worker.current import current_worker
 
+pytestmark = pytest.mark.slow
+
 FAILING = """
     import tests.agents
     from visionagents_runner.worker.process import ensure_worker

@@ -42,7 +42,9 @@ OF_A_CLUSTER = {"kubectl"}
 """No cluster is here; `tests.deployment` holds the manifests to what they name."""
 OF_A_SHELL = {"mkdir", "cd", "cp", ".", "cat"}
 """`test_tutorial` follows them."""
-EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+_PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS = _PROJECT["project"]["optional-dependencies"]
+MARKERS = {each.partition(":")[0] for each in _PROJECT["tool"]["pytest"]["ini_options"]["markers"]}
 
 coaches = Runner(launchers={"coach": AgentLauncher(create_agent, join_call)})
 
@@ -202,8 +204,10 @@ def run_python(words: list[str]) -> None:
             parser.parse_args(options)
         case ["-m", "venv", _]:
             pass
+        case ["-m", "pytest", "-m", markers]:
+            assert set(re.findall(r"\w+", markers)) - {"not", "and", "or"} <= MARKERS
         case ["-m", "pytest", *paths]:
-            assert all((ROOT / each).exists() for each in paths if not each.startswith("-"))
+            assert all((ROOT / each).exists() for each in paths)
         case ["-c", code]:
             done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
             assert done.stdout.strip()

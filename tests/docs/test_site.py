@@ -15,6 +15,8 @@ import pytest
 
 from tests.processes import ROOT
 
+pytestmark = pytest.mark.slow
+
 DOCS = ROOT / "docs"
 LOADED = frozenset({"audio", "embed", "iframe", "img", "link", "object", "script", "source", "track", "video"})
 NOT_LOADED = frozenset({"canonical", "next", "prev", "author", "license"})

@@ -19,6 +19,8 @@ import pytest
 
 from tests.processes import ROOT
 
+pytestmark = pytest.mark.slow
+
 PAGE = (ROOT / "docs" / "tutorial" / "index.md").read_text()
 FILES = dict(re.findall(r"```python\n# ([\w/.]+)(?:, at the end)?\n(.*?)```", PAGE, re.DOTALL))
 ASKED = re.findall(r"^curl (.*)$", PAGE, re.MULTILINE)

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
+import pytest
 from aiortc import MediaStreamTrack
 from django.test import override_settings
 from vision_agents.core.processors import AudioPublisher
@@ -18,6 +19,7 @@ from visionagents_runner.edge import BrowserCustomEvent, BrowserEdge, CustomEven
 from visionagents_runner.testing import stub_agent
 
 
+@pytest.mark.slow
 async def test_custom_events_go_over_the_data_channel_while_it_is_open(on_call):
     agent = await on_call()
     got = []
@@ -83,6 +85,7 @@ class Hum(MediaStreamTrack):
         return frame
 
 
+@pytest.mark.slow
 async def test_an_agent_may_bring_its_own_audio_track(on_call):
     caller = join_room("default", "c", "caller")
     async with browser(caller, hertz=None) as page:

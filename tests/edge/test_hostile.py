@@ -40,6 +40,8 @@ from visionagents_runner.edge.rtp import Missing, Statistics
 from visionagents_runner.testing import stub_agent
 from visionagents_runner.websockets.calls.events import to_message
 
+pytestmark = pytest.mark.slow
+
 HELD = 0.5
 """Seconds that count as held up here, where other tests run beside: each of these attacks held the loop for longer."""
 

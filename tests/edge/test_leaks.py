@@ -13,6 +13,8 @@ from tests.edge.browser import Browser, Ears, next_event, tone
 from tests.edge.soak import State, come_and_go
 from visionagents_runner.edge import Media, NoMedia, background, join_room, webrtc
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.timeout(240)
 async def test_fifty_people_who_come_and_vanish_leave_nothing(on_call, monkeypatch):

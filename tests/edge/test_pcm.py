@@ -24,6 +24,8 @@ from visionagents_runner.edge import (
 )
 from visionagents_runner.edge.audio import FRAME_BYTES
 
+pytestmark = pytest.mark.slow
+
 
 class Phone:
     """A person with a PCM link: says a tone in real time, keeps what it hears."""

@@ -212,6 +212,7 @@ async def test_handlers_of_the_end_of_a_call_run_to_their_end():
     await asyncio.wait_for(handled.wait(), 10)
 
 
+@pytest.mark.slow
 async def test_nothing_holds_a_room_its_people_or_agents_after_the_call():
     async def call_and_forget() -> list[weakref.ref[object]]:
         agent = stub_agent()

@@ -11,6 +11,8 @@ from tests.conftest import until
 from tests.edge.browser import Browser, Ears, browser, loudness, next_event, speak
 from visionagents_runner.edge import BadOffer, Media, NoMedia, Speaking, join_room
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.smoke
 async def test_an_agent_hears_a_person_who_has_come_with_a_browser(on_call):

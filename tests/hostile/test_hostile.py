@@ -10,7 +10,7 @@ from . import corpus
 from .kinds import NAMES
 from .siege import siege
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 _SECONDS = 1.5
 

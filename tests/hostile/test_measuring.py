@@ -12,6 +12,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from tests.benchmarks.processes import ROOT
 
 from .player import BUFFER_SECONDS, FRAME_SECONDS, Ear
@@ -44,6 +46,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 async def test_what_holds_the_loop_is_seen_with_its_line() -> None:
     with tempfile.TemporaryDirectory() as folder:
         address = str(Path(folder, "watch"))

@@ -10,6 +10,8 @@ import pytest
 
 from tests.machine.requirements import ROOT, WHY_NOT
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["pytester"]
 
 Run = Callable[..., pytest.RunResult]

@@ -15,6 +15,8 @@ import pytest
 
 from tests.machine.requirements import ROOT, program_of
 
+pytestmark = pytest.mark.slow
+
 URLS = ("TEST_REDIS_URL", "POSTGRES_URL")
 # Tells where they are, and waits for a line with its exit code, or for Ctrl-C.
 COMMAND = f"""

@@ -9,11 +9,15 @@ import sys
 import threading
 from typing import Any, Self
 
+import pytest
+
 from tests.processes import ROOT
 from tests.worker.control.conftest import NOBODY
 from visionagents_runner.messaging import notifications, outbox
 from visionagents_runner.messaging.layer import QUEUE_GROUP, get_link
 from visionagents_runner.messaging.outbox import send_from_anywhere
+
+pytestmark = pytest.mark.slow
 
 COMMAND = """
 import django

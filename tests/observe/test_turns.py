@@ -10,6 +10,8 @@ from visionagents_runner.demo.voice import SilentTTS
 from visionagents_runner.observe import observe
 from visionagents_runner.observe.turns import TurnTracker
 
+pytestmark = pytest.mark.slow
+
 PARTS = ("end_of_turn_ms", "recognition_ms", "model_ms", "voice_ms")
 
 

@@ -24,6 +24,8 @@ from visionagents_runner.quotas import holdings
 from visionagents_runner.websockets.calls.access import Admission
 from visionagents_runner.websockets.calls.relay import _read_guest
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["allow_local", "serve", "server"]
 
 redis_layer, far = relayed.redis_layer, relayed.far

@@ -22,6 +22,8 @@ from visionagents_runner.websockets.feeds import list_hub, queries
 from visionagents_runner.websockets.feeds.list_hub import get_list_hub
 from visionagents_runner.websockets.share import _silent
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["allow_local", "nothing_listens_any_more", "serve", "server"]
 
 ELSEWHERE = ("198.51.100.9", 50000)

@@ -23,6 +23,8 @@ from visionagents_runner.server.connections import READ_BYTES
 from visionagents_runner.server.sockets import listen
 from visionagents_runner.server.uvicorn import uvicorn_server
 
+pytestmark = pytest.mark.slow
+
 SERVERS = ("daphne", "h11", "httptools")
 LIMITS = {
     "ALLOW_LOCAL": True,

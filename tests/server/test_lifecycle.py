@@ -18,6 +18,7 @@ from visionagents_runner.utils import garbage
 from visionagents_runner.worker.process import sweep
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 async def test_a_worker_whose_place_is_taken_hangs_up_and_drains(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(garbage, "_settled", False)  # as it is again afterwards

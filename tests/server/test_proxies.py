@@ -16,7 +16,7 @@ from tests.processes import ROOT, environment
 from tests.server.proxies import PROXIES, ask, follow, free_port, in_front_of
 from tests.server.test_signals import wait_for
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.requires("/proc", "curl")]
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True), pytest.mark.requires("/proc", "curl")]
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from visionagents_runner.exceptions import RunnerConfigurationError
 from visionagents_runner.models import AgentSession
 from visionagents_runner.server.main import choose_server
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 SETTINGS = """
 from tests.child_settings import *

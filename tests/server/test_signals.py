@@ -20,7 +20,7 @@ import pytest
 from tests.processes import ROOT, environment
 from visionagents_runner.models import AgentSession, Worker, WorkerState
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 Command = Callable[[int], list[str]]
 

@@ -26,7 +26,7 @@ from tests.processes import ROOT, environment
 from tests.server.proxies import free_port
 from tests.server.test_signals import wait_for
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 COMMANDS: dict[str, Any] = {
     "daphne": lambda port, key, cert: [

@@ -25,7 +25,7 @@ from visionagents_runner.models import AgentSession, Worker, WorkerState
 from visionagents_runner.server.main import choose_server
 from visionagents_runner.utils.process import is_known_dead
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 
 def command(port: int, *more: str) -> list[str]:

@@ -7,12 +7,15 @@ import gc
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from vision_agents.core.edge.events import CallEndedEvent
 
 from tests.conftest import row_of, until
 from visionagents_runner.models import AgentSession
 from visionagents_runner.sessions.session import LiveSession
 from visionagents_runner.testing import StubEdge, join_call, stub_agent
+
+pytestmark = pytest.mark.slow
 
 
 @dataclass

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from tests.conftest import agent_of, row_of
 from visionagents_runner.models import AgentSession
 from visionagents_runner.signals import session_ended, session_started
+
+pytestmark = pytest.mark.slow
 
 
 async def test_both_are_sent_with_what_they_promise(launch: Any) -> None:

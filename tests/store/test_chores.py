@@ -11,7 +11,7 @@ from visionagents_runner.models.worker import in_seconds, seconds_ago
 from visionagents_runner.store import census, worker_rows
 from visionagents_runner.utils.process import identify
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 
 def let_pass() -> None:

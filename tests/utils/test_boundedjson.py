@@ -43,6 +43,7 @@ def test_what_is_within_the_bounds_is_read_as_json_reads_it() -> None:
         assert loads(data, max_values=max(40, 2 * size(value))) == value
 
 
+@pytest.mark.slow
 def test_what_is_read_is_within_the_bounds_however_the_text_is_broken() -> None:
     chance = random.Random(11)
     read = 0

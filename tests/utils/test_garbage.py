@@ -11,6 +11,8 @@ import pytest
 from tests.conftest import until
 from visionagents_runner.utils import garbage
 
+pytestmark = pytest.mark.slow
+
 
 class Knot:
     """Something that refers to itself, as aiortc's connections do."""

@@ -28,7 +28,7 @@ from visionagents_runner.models import WebhookDelivery
 from visionagents_runner.store import database
 from visionagents_runner.worker.current import current_worker
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 SENDING = """
     from visionagents_runner.webhooks.sender import WebhookSender

@@ -22,7 +22,7 @@ from visionagents_runner.store import database
 from visionagents_runner.webhooks import transport
 from visionagents_runner.webhooks.sender import Tally, WebhookSender
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 OTHER_SECRET = "whsec_" + "QUJDREVGR0hJSktMTU5PUFFSU1RVVldY"
 

@@ -24,6 +24,8 @@ from visionagents_runner.utils import process
 from visionagents_runner.utils.process import identify, is_known_dead, start_time
 from visionagents_runner.worker.current import current_worker
 
+pytestmark = pytest.mark.slow
+
 HOSTING = """
     async with AgentLauncher(create_agent, join_call) as launcher:
         sessions = [await launcher.start_session(f"call-{n}") for n in range(3)]

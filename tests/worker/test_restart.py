@@ -24,6 +24,8 @@ from visionagents_runner.utils.process import identify
 from visionagents_runner.worker import lease
 from visionagents_runner.worker.lease import Lease
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["host"]
 
 START = """

@@ -29,6 +29,8 @@ from visionagents_runner.auth.permissions import Action
 from visionagents_runner.models import AgentKey, AgentSession, Scope, SessionEvent
 from visionagents_runner.store import database
 
+pytestmark = pytest.mark.slow
+
 ROUTES = [
     ("POST", "/sessions", "start"),
     ("POST", "/calls/my-call/sessions", "start"),

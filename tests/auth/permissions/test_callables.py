@@ -19,6 +19,8 @@ from tests.auth.permissions.test_users import sign_in
 from visionagents_runner import ServeOptions
 from visionagents_runner.models import AgentSession
 
+pytestmark = pytest.mark.slow
+
 
 def remote(client: Client) -> Client:
     return client.like(peer=REMOTE, host="agents.example", scheme="https")

@@ -10,6 +10,8 @@ from tests.api.fixtures import Serve
 from tests.asgi_client import REMOTE, Client
 from visionagents_runner import ServeOptions
 
+pytestmark = pytest.mark.slow
+
 START = {"call_id": "my-call"}
 
 

@@ -25,6 +25,8 @@ from visionagents_runner.auth.tokens import make_join_token
 from visionagents_runner.edge import find_room
 from visionagents_runner.models import AgentKey, AgentSession
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["afresh"]
 
 serve, redis_layer = signalling.serve, relayed.redis_layer

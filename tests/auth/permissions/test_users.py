@@ -16,6 +16,8 @@ from tests.asgi_client import REMOTE, Client
 from visionagents_runner import ServeOptions
 from visionagents_runner.models import AgentSession
 
+pytestmark = pytest.mark.slow
+
 ORIGIN = {"origin": "https://agents.example"}
 ALL = ("start_agentsession", "close_agentsession", "view_agentsession", "view_metrics")
 

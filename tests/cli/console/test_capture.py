@@ -11,6 +11,8 @@ import pytest
 from tests.processes import at_a_terminal
 from visionagents_runner.cli.console.capture import TerminalCapture
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import faulthandler, logging, os, subprocess, sys, threading, warnings
 from visionagents_runner.cli.console.capture import TerminalCapture

@@ -25,6 +25,8 @@ from visionagents_runner.demo.rules import add_rules
 from visionagents_runner.edge import find_room, join_room, open_rooms
 from visionagents_runner.testing import EchoLLM, join_call, stub_agent
 
+pytestmark = pytest.mark.slow
+
 CODES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 

@@ -19,6 +19,8 @@ import pytest
 from tests.processes import ROOT
 from tests.server.test_signals import Server, wait_for
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

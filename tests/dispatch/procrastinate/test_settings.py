@@ -17,6 +17,8 @@ from visionagents_runner.messaging import notifications
 
 from .conftest import WITH_PROCRASTINATE
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def engine(settings: Any) -> Any:

@@ -16,7 +16,7 @@ from visionagents_runner.observe import Observed
 from visionagents_runner.sessions.recorder import Recorder
 from visionagents_runner.store import database, session_rows
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 
 @pytest.fixture(autouse=True, params=["by JSON", "by the ORM"])

@@ -19,6 +19,8 @@ from tests.conftest import until
 from tests.processes import ROOT
 from visionagents_runner.telemetry.looplag import BUCKETS, LoopLag
 
+pytestmark = pytest.mark.slow
+
 LOGGER = "visionagents_runner.telemetry.looplag"
 
 

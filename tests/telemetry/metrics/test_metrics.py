@@ -24,6 +24,8 @@ from visionagents_runner.store.census import Cluster
 from visionagents_runner.worker.current import current_worker
 from visionagents_runner.worker.worker import AgentWorker
 
+pytestmark = pytest.mark.slow
+
 
 def the_worker() -> AgentWorker:
     worker = current_worker()

@@ -24,6 +24,8 @@ from visionagents_runner.exceptions import InvalidInput
 from visionagents_runner.models import AgentSession, Worker
 from visionagents_runner.websockets.calls.client import _warn_of_no_way
 
+pytestmark = pytest.mark.slow
+
 SITE = "https://agents.example"
 EVIL = "https://evil.example"
 NOWHERE = "/ws/calls/default/no-such-call/"

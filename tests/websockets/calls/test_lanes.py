@@ -123,6 +123,7 @@ async def test_a_new_lane_is_heard_after_a_window_of_an_earlier_one_was_lost(
     await until(lambda: ear.texts == ["hello"])
 
 
+@pytest.mark.slow
 async def test_what_the_layer_delivers_twice_counts_once(pair: Pair, frames: Iterator[bytes]) -> None:
     pair.there.times = pair.back.times = lambda message: 2
     sent, said = [], []

@@ -17,6 +17,8 @@ from visionagents_runner.websockets.calls import member
 from visionagents_runner.websockets.protocol import Code, Fatal
 from visionagents_runner.websockets.socket import CallSocket
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Any:

@@ -25,6 +25,8 @@ from visionagents_runner.websockets.calls.relay import Relay
 from visionagents_runner.websockets.calls.relayed_client import MOVED, RelayedClient
 from visionagents_runner.worker.current import current_worker
 
+pytestmark = pytest.mark.slow
+
 far, redis_layer, server = relayed.far, relayed.redis_layer, relayed.server
 
 FRAMES = 60

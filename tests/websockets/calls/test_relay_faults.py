@@ -29,6 +29,8 @@ from visionagents_runner.websockets.calls import other_worker, relay
 from visionagents_runner.websockets.calls.relay import Relay
 from visionagents_runner.worker.current import current_worker
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["allow_local"]
 
 far, redis_layer, server = relayed.far, relayed.redis_layer, relayed.server

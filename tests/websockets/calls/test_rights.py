@@ -26,6 +26,8 @@ from visionagents_runner.auth.tokens import make_join_token
 from visionagents_runner.models import AgentKey, AgentSession
 from visionagents_runner.store import database
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["afresh"]
 
 SIGN_IN, SHUT, VOID = ("sign_in", 4401), ("not_allowed", 4403), ("void_token", 4410)

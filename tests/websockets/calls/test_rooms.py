@@ -31,6 +31,8 @@ from visionagents_runner.store import calls, session_limits, session_rows
 from visionagents_runner.websockets.calls import access, member
 from visionagents_runner.websockets.calls.other_worker import Lane
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["afresh"]
 
 redis_layer = relayed.redis_layer

@@ -94,6 +94,7 @@ async def test_a_project_may_route_them_with_channels_alone(server: Server, call
         assert (await socket.hello())["call"] == {"type": "default", "id": call_id}
 
 
+@pytest.mark.slow
 def test_a_projects_asgi_module_may_import_the_routes_before_django_is_set_up() -> None:
     import os
     import subprocess

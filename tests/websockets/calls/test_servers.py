@@ -20,7 +20,7 @@ from tests.server.test_signals import EMBEDDED, FOREIGN, Command, Server, runnin
 from visionagents_runner.auth.tokens import make_join_token
 from visionagents_runner.websockets import protocol
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 RUNNER = "tests.websockets.calls.agents.runner"
 PATH = "/ws/calls/default/call/"

@@ -21,6 +21,8 @@ from visionagents_runner.auth import keys, recheck
 from visionagents_runner.models import KINDS_WITHOUT_WORDS, EndReason, EventLine, SessionEvent
 from visionagents_runner.store import database
 
+pytestmark = pytest.mark.slow
+
 ORIGIN = "http://localhost:8000"
 
 

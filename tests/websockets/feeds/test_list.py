@@ -18,6 +18,8 @@ from visionagents_runner.store import database
 from visionagents_runner.websockets.feeds import queries
 from visionagents_runner.websockets.feeds.list_hub import get_list_hub
 
+pytestmark = pytest.mark.slow
+
 
 async def test_a_viewer_sees_sessions_start_change_and_end(server: Server) -> None:
     before = await elsewhere()

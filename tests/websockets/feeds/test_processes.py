@@ -16,6 +16,8 @@ from tests.websockets.calls.conftest import Server
 from tests.websockets.feeds.conftest import feed, feed_list, numbers
 from visionagents_runner.messaging.layer import LIST_GROUP, get_link
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 from visionagents_runner.testing import join_call, stub_agent
 from visionagents_runner.utils.tasks import spawn

@@ -20,6 +20,8 @@ from visionagents_runner.websockets.feeds import queries, session_viewer
 from visionagents_runner.websockets.feeds.session_hub import REMEMBERED, get_hub
 from visionagents_runner.worker.current import current_worker
 
+pytestmark = pytest.mark.slow
+
 
 async def append(row: AgentSession, count: int, kind: str = "custom", **data: Any) -> None:
     lines = [EventLine(row.pk, kind, datetime.now(UTC), {"number": number, **data}) for number in range(count)]

@@ -24,6 +24,8 @@ from visionagents_runner.messaging.layer import worker_group
 from visionagents_runner.models import AgentSession, SessionEvent, Worker
 from visionagents_runner.store import database, session_rows
 
+pytestmark = pytest.mark.slow
+
 NEVER = 3600.0
 """A POLL_INTERVAL with which only messages reach a worker."""
 SOON = 0.1

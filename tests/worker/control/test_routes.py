@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.asgi_client import Client
 from tests.websockets.feeds.conftest import feed, feed_list
 from tests.worker.control.conftest import Server
 from tests.worker.control.far import worker_elsewhere
+
+pytestmark = pytest.mark.slow
 
 BODIES: dict[str, Any] = {"say": {"text": "hello"}, "respond": {"text": "greet them"}}
 LIVE = {

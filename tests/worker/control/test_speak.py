@@ -23,6 +23,8 @@ from visionagents_runner.store import database, worker_rows
 from visionagents_runner.utils.process import identify
 from visionagents_runner.worker.current import current_worker
 
+pytestmark = pytest.mark.slow
+
 NEVER = 3600.0
 """A POLL_INTERVAL with which only messages reach a worker."""
 SOON = 0.1

@@ -83,6 +83,7 @@ async def test_what_fails_in_a_thread_after_a_close_is_no_concern_of_anybody(lau
             await asyncio.wait(set(launcher._running))
 
 
+@pytest.mark.slow
 async def test_building_in_threads_leaves_the_default_executor_to_others(launch: Any) -> None:
     loop, all_there = asyncio.get_running_loop(), threading.Barrier(40)
 

@@ -21,6 +21,8 @@ from visionagents_runner.exceptions import InvalidInput
 from visionagents_runner.models import AgentSession, Slot
 from visionagents_runner.store import database
 
+pytestmark = pytest.mark.slow
+
 
 async def count() -> int:
     return await database.read(AgentSession.objects.count)

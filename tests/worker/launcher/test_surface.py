@@ -132,6 +132,7 @@ async def test_a_video_track_override_reaches_the_agent(launch: Any) -> None:
     assert given == ["film.mp4"]
 
 
+@pytest.mark.slow
 async def test_starts_are_parallel_but_bounded(launch: Any) -> None:
     building, most, go_on = 0, 0, asyncio.Event()
 
