@@ -267,6 +267,8 @@ async def test_a_client_that_goes_away_while_starting_leaves_a_session_that_can_
     await asyncio.wait({request})
     (item,) = (await client.get("/sessions")).json()["items"]
     assert item["status"] == "starting"
+    for path in (f"/sessions/{item['session_id']}", f"/sessions/{item['session_id']}/metrics"):
+        assert (await client.get(path)).json()["started_at"] is None
     go_on.set()
     await until(lambda: len(built) == 2 and built[1].joined.is_set())
     assert (await client.get(f"/sessions/{item['session_id']}")).json()["status"] == "active"

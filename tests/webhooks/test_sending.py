@@ -99,11 +99,11 @@ async def test_what_arrives_is_signed_and_says_what_the_api_says(one: Receiver, 
 
     from django.http import HttpRequest
 
-    from visionagents_runner.api.lookup import detail
+    from visionagents_runner.api.lookup import Found, detail
     from visionagents_runner.auth.permissions import Access
 
     ended_row = await database.read(lambda: AgentSession.objects.get(pk=session.pk))
-    assert data == await detail(HttpRequest(), ended_row, Access())
+    assert data == await detail(HttpRequest(), Found(ended_row), Access())
     sent = await row()
     assert (sent.state, sent.attempts, sent.last_status, sent.last_error) == ("delivered", 1, 200, "")
     assert sent.delivered_at is not None

@@ -11,12 +11,11 @@ from ..auth.tokens import make_join_token
 from ..dispatch.remote_start import place
 from ..exceptions import CallHidden, MaxConcurrentSessionsExceeded, NoWorker, RunnerError
 from ..registry import AgentRegistry
-from ..sessions.session import LiveSession
 from ..store import calls, session_rows
 from ..utils.paths import scope_of
 from ..worker.process import ensure_worker
 from .errors import start_error
-from .lookup import Found
+from .lookup import Found, running
 from .schemas import StartCallSession
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ async def _start(
 ) -> Found:
     if scope_of(request) is None:
         try:
-            return await place(launcher, call_id, call_type, **values)
+            return Found(await place(launcher, call_id, call_type, **values))
         except NoWorker as error:
             raise NoWorker(
                 f"{error}. Agents cannot run under WSGI: start `python manage.py serveagents` beside it",
@@ -88,16 +87,16 @@ async def _start(
     refused: RunnerError | None = worker.not_ready_reason()
     if refused is None:
         try:
-            return await launcher.start_session(call_id, call_type, **values)
+            return running(await launcher.start_session(call_id, call_type, **values))
         except MaxConcurrentSessionsExceeded as full:
             refused = full
     else:
         worker.instruments.refused(launcher.name)
         if not worker.only_overloaded:
             raise refused
-    session = await place(launcher, call_id, call_type, exclude=worker.id, refused=refused, **values)
+    row = await place(launcher, call_id, call_type, exclude=worker.id, refused=refused, **values)
     worker.instruments.placed(launcher.name)
-    return session
+    return Found(row)
 
 
 def own_invitation(session: Found, access: Access) -> dict[str, str]:
@@ -108,12 +107,12 @@ def own_invitation(session: Found, access: Access) -> dict[str, str]:
     """
     if access.sees_all or access.user_id is not None:
         return {}
-    return {"invitation": make_join_token(session)}
+    return {"invitation": make_join_token(session.row)}
 
 
 async def close(found: Found, access: Access) -> None:
     """Ask for the end of a session: at once where it runs in this process, else through its row."""
-    if isinstance(found, LiveSession):
-        found.request_close(by=access.name)
-    elif found.is_live:
-        await session_rows.request_close(found.pk, by=access.name)
+    if found.live is not None:
+        found.live.request_close(by=access.name)
+    elif found.row.is_live:
+        await session_rows.request_close(found.key, by=access.name)

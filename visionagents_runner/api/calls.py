@@ -130,4 +130,4 @@ def _check(call_id: str) -> None:
 
 
 def _describe(found: Found) -> dict[str, Any]:
-    return {"session_id": str(found.id), "call_id": found.call_id, "session_started_at": began(found)}
+    return {"session_id": found.id, "call_id": found.call_id, "session_started_at": began(found)}

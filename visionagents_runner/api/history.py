@@ -16,11 +16,10 @@ from ninja.errors import HttpError
 from ..auth.permissions import Access, Action, authorize, rule_for, who_asks
 from ..models import KINDS_WITHOUT_WORDS, SessionEvent, without_words
 from ..quotas import heavy_read
-from ..sessions.session import LiveSession
 from ..store import database
 from ..utils.timestamps import iso
 from .errors import answer, encode_json, json_response
-from .lookup import Found, call_of, find_visible, measured, priced
+from .lookup import call_of, find_visible, measured, priced
 from .operations import operation, runner_of
 from .pagination import Page, page_of
 from .schemas import After, EventList, SessionMetrics, Transcript, TranscriptPart
@@ -49,7 +48,7 @@ async def list_events(request: HttpRequest, session_id: str, part: Query[After])
     found = await find_visible(request, session_id, access)
     words = await _may_read_words(request, session_id)
     async with heavy_read(who_asks(request, access)):
-        body = await database.read(_events, _key(found), part, words)
+        body = await database.read(_events, found.key, part, words)
     return answer(body, _TYPES["json"])
 
 
@@ -73,13 +72,13 @@ async def get_transcript(request: HttpRequest, session_id: str, part: Query[Tran
     kind = _TYPES[part.format] if part.format else preferred_type(request.headers.get("Accept", ""), kinds)
     async with heavy_read(who_asks(request, access)):
         if kind == _TYPES["json"]:
-            about = {"session_id": str(found.id), "call_id": found.call_id}
-            body, following = await database.read(_transcript, _key(found), part, about)
+            about = {"session_id": found.id, "call_id": found.call_id}
+            body, following = await database.read(_transcript, found.key, part, about)
             response = answer(body, kind)
         else:
             write = as_vtt if kind == _TYPES["vtt"] else as_text
-            start = found.started_at or found.created_at
-            body, following = await database.read(_written_transcript, _key(found), part, write, start)
+            start = found.started_at or found.row.created_at
+            body, following = await database.read(_written_transcript, found.key, part, write, start)
             response = answer(body, f"{kind}; charset=utf-8")
     if following is not None:
         query = {**part.model_dump(exclude_unset=True, exclude_none=True), "after": following}
@@ -99,7 +98,7 @@ async def get_transcript(request: HttpRequest, session_id: str, part: Query[Tran
 async def get_session_metrics(request: HttpRequest, session_id: str) -> HttpResponse:
     """Of this moment where this process runs the session; else what its worker wrote down last."""
     found = await find_visible(request, session_id, await _authorize(request, Action.METRICS, session_id))
-    about = {"session_id": str(found.id), "call_id": found.call_id, "started_at": iso(found.started_at)}
+    about = {"session_id": found.id, "call_id": found.call_id, "started_at": iso(found.started_at)}
     return json_response({**about, **measured(found), **priced(found)})
 
 
@@ -159,10 +158,6 @@ def _sized(item: dict[str, Any]) -> tuple[str, int]:
 def _json(about: dict[str, Any], page: Page[str]) -> bytes:
     head = "".join(f"{encode_json(key)}:{encode_json(value)}," for key, value in about.items())
     return f'{{{head}"items":[{",".join(page.items)}],"next":{encode_json(page.next)}}}'.encode()
-
-
-def _key(found: Found) -> uuid.UUID:
-    return found.uuid if isinstance(found, LiveSession) else found.pk
 
 
 def _message(row: SessionEvent, *, raw: bool = False) -> dict[str, Any]:

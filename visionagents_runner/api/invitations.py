@@ -48,7 +48,7 @@ async def invite(request: HttpRequest, session_id: str) -> HttpResponse:
     # Whoever has the token hears the whole call, and so might whoever asks for it.
     if not await starter.sees_call(request, await calls.present_on(session.call_type, session.call_id)):
         raise APIError(403, "You may not see every session of this call, so you may not invite anybody to it")
-    token = make_join_token(session, role=body.role, name=body.name, expires_in=body.expires_in, seats=body.seats)
+    token = make_join_token(session.row, role=body.role, name=body.name, expires_in=body.expires_in, seats=body.seats)
     expires_at = iso(read_join_token(token).expires_at)
     base = find_base(request, request.path_info[request.path_info.rindex("sessions/") :])
     path = None if base is None else page_path(base, session.call_type, session.call_id)

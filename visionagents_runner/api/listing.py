@@ -15,7 +15,7 @@ from ..exceptions import InvalidInput
 from ..models import AgentSession
 from ..utils.validation import clean_call_part
 from .errors import Unprocessable
-from .lookup import describe
+from .lookup import Found, describe
 from .schemas import Filters
 
 _FIELDS = (
@@ -56,7 +56,7 @@ def list_page(access: Access, filters: Filters, call_id: str | None) -> dict[str
     rows = list(sessions.order_by("-created_at", "-id")[: filters.limit + 1])
     page = rows[: filters.limit]
     more = len(rows) > filters.limit
-    return {"items": [describe(row) for row in page], "next": _encode(page[-1]) if more else None}
+    return {"items": [describe(Found(row)) for row in page], "next": _encode(page[-1]) if more else None}
 
 
 def _clean(field: str, value: str) -> str:

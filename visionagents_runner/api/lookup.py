@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from math import isfinite
-from typing import Any, TypeAlias
+from typing import Any
 
 from django.http import HttpRequest
 
@@ -21,7 +22,61 @@ from ..utils.timestamps import iso
 from ..worker.current import current_worker
 from .errors import session_not_found
 
-Found: TypeAlias = LiveSession | AgentSession
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A session, read alike whether this process runs it or only its row tells of it."""
+
+    row: AgentSession
+    live: LiveSession | None = None
+    """The session itself, where this process runs it: what is so this moment, before the row says it."""
+
+    @property
+    def key(self) -> uuid.UUID:
+        return self.row.pk
+
+    @property
+    def id(self) -> str:
+        return str(self.row.pk)
+
+    @property
+    def call_type(self) -> str:
+        return self.row.call_type
+
+    @property
+    def call_id(self) -> str:
+        return self.row.call_id
+
+    @property
+    def started_by_id(self) -> Any:
+        return self.row.started_by_id
+
+    @property
+    def status(self) -> str:
+        return (self.live or self.row).status
+
+    @property
+    def end_reason(self) -> str | None:
+        return (self.live or self.row).end_reason or None
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When the agent was built and began to join; None before."""
+        if self.live is None:
+            return self.row.started_at
+        return None if self.live.task is None else self.live.started_at
+
+    @property
+    def joined_at(self) -> datetime | None:
+        return (self.live or self.row).joined_at
+
+    @property
+    def ended_at(self) -> datetime | None:
+        return (self.live or self.row).ended_at
+
+
+def running(session: LiveSession) -> Found:
+    return Found(session.row, session)
 
 
 def live_session(request: HttpRequest, session_id: str) -> LiveSession | None:
@@ -37,7 +92,7 @@ def live_session(request: HttpRequest, session_id: str) -> LiveSession | None:
 async def find(request: HttpRequest, session_id: str) -> Found | None:
     """Return a session, ended or not, by its id as the client wrote it."""
     if (session := live_session(request, session_id)) is not None:
-        return session
+        return running(session)
     try:
         key = uuid.UUID(session_id)
     except ValueError:
@@ -45,11 +100,13 @@ async def find(request: HttpRequest, session_id: str) -> Found | None:
     if str(key) != session_id.lower():  # braces, "urn:uuid:" and the like
         return None
     if (session := live_session(request, str(key))) is not None:
-        return session
+        return running(session)
     since = judged_since(request)
     if since is None:
-        return await session_rows.get_session(key)
-    return await shared(("session", str(key)), since, partial(session_rows.get_session, key))
+        row = await session_rows.get_session(key)
+    else:
+        row = await shared(("session", str(key)), since, partial(session_rows.get_session, key))
+    return None if row is None else Found(row)
 
 
 async def find_visible(request: HttpRequest, session_id: str, access: Access) -> Found:
@@ -83,21 +140,15 @@ async def call_of(request: HttpRequest, session_id: str) -> str | None:
 
 def describe(found: Found) -> dict[str, Any]:
     """Return the keys of `schemas.SessionInfo`."""
-    if isinstance(found, LiveSession):
-        agent = found.agent_name
-        # In memory the time falls back to when it was asked for.
-        started_at = None if found.task is None else found.started_at
-    else:
-        agent, started_at = found.agent, found.started_at
     return {
-        "session_id": str(found.id),
+        "session_id": found.id,
         "call_id": found.call_id,
         "call_type": found.call_type,
-        "agent": agent,
+        "agent": found.row.agent,
         "status": str(found.status),
         "end_reason": str(found.end_reason) if found.end_reason else None,
-        "created_at": iso(found.created_at),
-        "started_at": iso(started_at),
+        "created_at": iso(found.row.created_at),
+        "started_at": iso(found.started_at),
         "joined_at": iso(found.joined_at),
         "ended_at": iso(found.ended_at),
     }
@@ -105,12 +156,12 @@ def describe(found: Found) -> dict[str, Any]:
 
 async def detail(request: HttpRequest, found: Found, access: Access) -> dict[str, Any]:
     """Return the keys of `schemas.SessionDetail`, but for its cost. Only one that is lost takes a query."""
-    row = found.row if isinstance(found, LiveSession) else found
+    row = found.row
     successor = await database.read(restarted_as, row) if found.status == SessionStatus.LOST else None
     seen = successor is not None and await access.sees(request, successor)
     return {
         **describe(found),
-        "metadata": found.metadata,
+        "metadata": row.metadata,
         **queued_and_restarted(row),
         "restarted_as": str(successor.pk) if successor is not None and seen else None,
     }
@@ -132,27 +183,27 @@ def restarted_as(row: AgentSession) -> AgentSession | None:
 
 def began(found: Found) -> str | None:
     """Return when the agent began to join, or, before that, when it was asked for: in /calls it is never null."""
-    return iso(found.started_at or found.created_at)
+    return iso(found.started_at or found.row.created_at)
 
 
 def measured(found: Found) -> dict[str, Any]:
     """Return the agent's metrics: of this moment where this process runs it, else what its worker wrote last."""
-    if isinstance(found, LiveSession):
-        metrics, at = found.metrics(), datetime.now(UTC)
+    if found.live is not None:
+        metrics, at = found.live.metrics(), datetime.now(UTC)
     else:
-        metrics, at = found.metrics, found.metrics_at or found.started_at or found.created_at
+        metrics, at = found.row.metrics, found.row.metrics_at or found.started_at or found.row.created_at
     return {"metrics_generated_at": iso(at), "metrics": {name: _finite(value) for name, value in metrics.items()}}
 
 
 def priced(found: Found) -> dict[str, Any]:
     """Return ``{"cost": schemas.Cost}``, or {} where nothing is known of it. Only for who may see metrics."""
-    if isinstance(found, LiveSession):
-        known = found.cost(found.metrics()) if get_settings().PRICES else None
+    if (live := found.live) is not None:
+        known = live.cost(live.metrics()) if get_settings().PRICES else None
         if known is None:
             return {}
         amount, currency, unpriced = known.amount, known.currency, known.unpriced
     else:
-        amount, currency, unpriced = found.cost, found.cost_currency, found.cost_unpriced
+        amount, currency, unpriced = found.row.cost, found.row.cost_currency, found.row.cost_unpriced
     if not currency:
         return {}
     return {

@@ -12,7 +12,6 @@ from ..auth.permissions import Action
 from ..dispatch.remote_commands import ask
 from ..models import CommandKind
 from ..sessions import commands
-from ..sessions.session import LiveSession
 from ..utils.validation import call_key
 from .bodies import authorize_and_parse
 from .errors import APIError, json_response
@@ -70,10 +69,10 @@ async def _ask(request: HttpRequest, session_id: str, model: type[Say | Respond]
     session = await find_visible(request, session_id, access)
     take_share(request, access, "turns", call=call_key(session.call_type, session.call_id))
     try:
-        if isinstance(session, LiveSession):
-            await commands.speak(session, kind, body.text, interrupt=body.interrupt, by=access.name)
+        if session.live is not None:
+            await commands.speak(session.live, kind, body.text, interrupt=body.interrupt, by=access.name)
         else:
-            await ask(session.pk, kind, body.text, interrupt=body.interrupt, by=access.name)
+            await ask(session.key, kind, body.text, interrupt=body.interrupt, by=access.name)
     except commands.CannotSpeak as error:
         raise APIError(409, str(error)) from None
     except TimeoutError:

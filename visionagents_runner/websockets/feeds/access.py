@@ -13,7 +13,6 @@ from ninja.errors import HttpError
 
 from ...api.lookup import Found, call_of, find_visible
 from ...auth.permissions import Access, Action, authorize, rule_for, who_asks
-from ...sessions.session import LiveSession
 from ..handshake import HandshakeRequest
 from ..protocol import Code, Fatal
 
@@ -35,7 +34,7 @@ class Sight:
 
     @property
     def key(self) -> uuid.UUID:
-        return self.found.uuid if isinstance(self.found, LiveSession) else self.found.pk
+        return self.found.key
 
 
 async def look_at_session(

@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Protocol
 
-from ...api.lookup import describe
+from ...api.lookup import Found, describe
 from ...messaging.layer import LIST_GROUP, get_link
 from ...models import AgentSession
 from ...store import database, errors
@@ -132,7 +132,7 @@ class ListHub:
         if not changed:
             return
         changed.sort(key=lambda row: (row.created_at, row.pk))
-        described = cache(describe)
+        described = cache(lambda row: describe(Found(row)))
         seen: dict[Any, list[dict[str, Any]]] = {}
         for viewer in tuple(self._viewers):
             user_id = viewer.user_id
