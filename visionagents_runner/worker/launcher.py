@@ -19,6 +19,7 @@ from ..conf.settings import get_settings
 from ..exceptions import MaxConcurrentSessionsExceeded, NotReady
 from ..sessions.warmup import ResourceCache, warm_up
 from ..telemetry.correlation import correlated_context
+from ..utils.late_imports import import_ahead
 from ..utils.tasks import HeldTasks, spawn
 from ..utils.validation import clean_call_part, clean_metadata
 from .current import current_worker
@@ -279,6 +280,7 @@ class AgentLauncher:
         async with self._warmup_lock:
             if self._warmed_up:
                 return
+            await asyncio.to_thread(import_ahead, self._create_agent)
             agent = await self._create({})
             try:
                 await warm_up(agent, self._cache)

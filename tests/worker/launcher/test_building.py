@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.agents import StubAgent, join_call
-from tests.conftest import row_of
+from tests.conftest import row_of, until
 from visionagents_runner import StartFailed, StartTimeout
 from visionagents_runner.sessions.session import LiveSession
 
@@ -143,3 +145,23 @@ async def test_launch_passes_on_what_it_is_given_and_none_for_what_is_asked_for(
     for agent in (await launcher.launch(call_id="mine", voice="low"), await launcher.launch(session="mine")):
         await agent.close()
     assert given[1:] == [(None, {"call_id": "mine", "voice": "low"}), ("mine", {})]
+
+
+async def test_what_create_agent_imports_does_not_hold_the_loop(
+    launch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The module waits, while it is imported, for what only the loop can do."""
+    (tmp_path / "slow_to_import.py").write_text("import builtins\nassert builtins.loop_ran.wait(20)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    ran = threading.Event()
+    monkeypatch.setattr(builtins, "loop_ran", ran, raising=False)
+
+    async def create() -> StubAgent:
+        import slow_to_import  # type: ignore[import-not-found]  # noqa: F401
+
+        return StubAgent()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(launch(create))
+        await until(lambda: "slow_to_import" in sys.modules)
+        ran.set()
