@@ -8,12 +8,11 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Query, Router
 
 from ..auth.permissions import Access, Action, authorize
-from ..exceptions import InvalidInput
 from ..store import database
 from ..utils.validation import clean_call_part
 from .actions import close, own_invitation, start
 from .bodies import authorize_and_parse
-from .errors import Unprocessable, answer, json_response, written
+from .errors import answer, json_response, written
 from .listing import list_page
 from .lookup import Found, began, find_on_call, measured
 from .operations import json_body, operation, runner_of, take_share
@@ -34,7 +33,7 @@ router = Router(tags=["calls"])
 )
 async def start_call_session(request: HttpRequest, call_id: str) -> HttpResponse:
     """Answers when the agent is built and its join has begun."""
-    _check(call_id)
+    clean_call_part("call_id", call_id)
     access, body = await authorize_and_parse(
         request, Action.START, StartCallSession, default={}, call_id=call_id, share="starts"
     )
@@ -52,7 +51,7 @@ async def start_call_session(request: HttpRequest, call_id: str) -> HttpResponse
 )
 async def list_call_sessions(request: HttpRequest, call_id: str, filters: Query[Filters]) -> HttpResponse:
     """Of calls of any type with this id; ended ones included."""
-    _check(call_id)
+    clean_call_part("call_id", call_id)
     access = await authorize(request, runner_of(request), Action.VIEW, call_id=call_id)
     return answer(await database.read(written, list_page, access, filters, call_id), "application/json")
 
@@ -117,16 +116,9 @@ async def beacon_call_session(request: HttpRequest, call_id: str, session_id: st
 
 
 async def _find(request: HttpRequest, action: Action, call_id: str, session_id: str) -> tuple[Found, Access]:
-    _check(call_id)
+    clean_call_part("call_id", call_id)
     access = await authorize(request, runner_of(request), action, call_id=call_id, session_id=session_id)
     return await find_on_call(request, call_id, session_id, access), access
-
-
-def _check(call_id: str) -> None:
-    try:
-        clean_call_part("call_id", call_id)
-    except InvalidInput as error:
-        raise Unprocessable("path", error.field, error.message) from None
 
 
 def _describe(found: Found) -> dict[str, Any]:

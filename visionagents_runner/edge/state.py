@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..observe import observe
 from ..observe.conversation import Words
 from .events import Happening
 
@@ -46,8 +47,6 @@ class AgentState:
         self._undo: Callable[[], None] | None = None
         self._observer: Observer | None = None
         with contextlib.suppress(ImportError):
-            from ..observe import observe
-
             self._observer = observe(agent)
             self._undo = self._observer.add_listener(self._observed)
         self._update()

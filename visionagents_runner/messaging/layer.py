@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Any, TypeAlias
 
+from channels.layers import InMemoryChannelLayer, get_channel_layer  # type: ignore[import-untyped]
 from django.conf import settings
 
 from ..utils.bounded import Seldom
@@ -346,8 +347,6 @@ def reaches_others(backend: str) -> bool:
 
 def get_layer() -> Any:
     """Return the channel layer; None if there is none that reaches other processes."""
-    from channels.layers import InMemoryChannelLayer, get_channel_layer  # type: ignore[import-untyped]
-
     try:
         layer = get_channel_layer()
     except Exception:

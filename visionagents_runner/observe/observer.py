@@ -8,15 +8,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .bus import is_realtime, watch_bus
 from .hooks import Undo, quietly
 from .jsonsafe import json_safe
 from .redaction import RedactionFailed, apply_redact
+from .requests import watch_requests
+from .streams import watch_streams
+from .turns import TurnTracker
+from .words import WordsWatch
 
 if TYPE_CHECKING:
     from vision_agents.core import Agent
-
-    from .turns import TurnTracker
-    from .words import WordsWatch
 
 logger = logging.getLogger(__name__)
 
@@ -75,12 +77,6 @@ class Observer:
             self._watch(agent)
 
     def _watch(self, agent: Agent) -> None:
-        from .bus import is_realtime, watch_bus
-        from .requests import watch_requests
-        from .streams import watch_streams
-        from .turns import TurnTracker
-        from .words import WordsWatch
-
         speaks = getattr(agent, "tts", None) is not None
         turns = TurnTracker(lambda turn: self.tell("turn", turn), speaks=speaks, realtime=is_realtime(agent))
         words = WordsWatch(agent, self.tell, turns)

@@ -126,7 +126,7 @@ class WebhookSender:
 
     async def _fill(self) -> None:
         """Begin as many attempts as there is room for at each endpoint."""
-        from .transport import PARALLEL
+        from .transport import PARALLEL  # late, as below: httpcore is for those who have WEBHOOKS
 
         known = {endpoint.name: endpoint for endpoint in endpoints()}
         busy = Counter(delivery.endpoint for delivery in self._attempts.values())

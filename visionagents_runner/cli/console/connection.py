@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ...models import EndReason
 from .events import subscribe
 
 if TYPE_CHECKING:
@@ -166,6 +165,7 @@ class ConversationLink:
             undo()
         if not end or self._others:
             return False
+        from ...models import EndReason  # late: the console loads before Django has its apps
 
         self._session.request_close(by="console", reason=EndReason.FINISHED)
         return True
