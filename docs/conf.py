@@ -16,6 +16,7 @@ nitpicky = True
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 4  # as GitHub makes them, so that links to headings work there too
 suppress_warnings = ["myst.header"]
+smartquotes = False  # sentences of the code are copied into a search, and code into a terminal
 
 html_theme = "furo"
 html_title = "visionagents_runner"
