@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from typing import Any
@@ -120,14 +121,14 @@ async def test_guests_leave_places_to_those_who_need_no_invitation(server: Serve
 
 
 async def test_coming_and_going_is_told_to_everybody_so_often_only(server: Server, limit: Any) -> None:
-    limit(joins_per_identity="60/m burst 2")
+    limit(joins_per_identity="1/m burst 2")
     token = make_join_token(await server.start())
     for _ in range(2):
         async with server.socket() as socket:
             await socket.hello(token=token)
     async with server.socket() as socket:
         assert await socket.refused(token=token) == ("too_many", 4429)
-        assert "Try again in 1 s" in socket.received[-1]["detail"]
+        assert re.search(r"Try again in [3-6]\d s$", socket.received[-1]["detail"])
 
 
 # What is sent
@@ -146,7 +147,7 @@ async def test_a_guest_types_as_fast_as_people_do(server: Server, limit: Any) ->
 
 
 async def test_two_people_with_one_invitation_are_no_faster_than_it(server: Server, limit: Any) -> None:
-    limit(turns_per_identity="60/m burst 3")
+    limit(turns_per_identity="1/m burst 3")
     session = await server.start()
     token, other = make_join_token(session), make_join_token(session, name="Other")
     async with server.socket() as first, server.socket() as second, server.socket() as third:
@@ -159,7 +160,7 @@ async def test_two_people_with_one_invitation_are_no_faster_than_it(server: Serv
 
 
 async def test_a_call_and_a_worker_ask_models_so_often_only(server: Server, limit: Any) -> None:
-    limit(turns_per_call="60/m burst 2", turns_per_worker="60/m burst 3")
+    limit(turns_per_call="1/m burst 2", turns_per_worker="1/m burst 3")
     await server.start()
     await server.start("other")
     async with server.socket() as first, server.socket("/ws/calls/default/other/") as second:
@@ -172,7 +173,7 @@ async def test_a_call_and_a_worker_ask_models_so_often_only(server: Server, limi
 
 
 async def test_muting_which_all_are_told_has_a_limit(server: Server, limit: Any) -> None:
-    limit(mutes_per_person="60/m burst 3")
+    limit(mutes_per_person="1/m burst 3")
     async with server.socket() as socket, server.socket() as other:
         for each in (socket, other):
             await each.hello()
@@ -187,7 +188,7 @@ async def test_muting_which_all_are_told_has_a_limit(server: Server, limit: Any)
 
 
 async def test_connections_for_media_are_made_so_often_only(server: Server, limit: Any) -> None:
-    limit(media_per_person="60/m burst 3")
+    limit(media_per_person="1/m burst 3")
     async with server.socket() as socket:
         await socket.hello()
         for on in (True, False, True, False):
@@ -230,7 +231,7 @@ async def test_only_so_many_offers_are_worked_on_at_once(
 
 
 async def test_custom_events_are_counted_together_whichever_way_they_come(server: Server, limit: Any) -> None:
-    limit(events_per_person="60/m burst 3")
+    limit(events_per_person="1/m burst 3")
     session = await server.start()
     heard: list[Any] = []
 

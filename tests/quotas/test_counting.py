@@ -62,7 +62,7 @@ def test_who_has_too_much_is_told_of_what_and_until_when(limit: Any) -> None:
 
 
 def test_a_flood_by_one_takes_nothing_from_what_others_share(limit: Any) -> None:
-    limit(turns_per_person="60/m burst 2", turns_per_call="60/m burst 4")
+    limit(turns_per_person="1/m burst 2", turns_per_call="1/m burst 4")
     assert spent("turns", 100, person="flood", call="one") == 2
     assert spent("turns", 100, person="other", call="one") == 2
     assert spent("turns", 100, person="third", call="one") == 0
@@ -70,7 +70,7 @@ def test_a_flood_by_one_takes_nothing_from_what_others_share(limit: Any) -> None
 
 
 def test_what_an_identity_has_of_one_call_it_has_of_another_too(limit: Any) -> None:
-    limit(turns_per_identity="60/m burst 3")
+    limit(turns_per_identity="1/m burst 3")
     for call in ("one", "two"):
         assert spent("turns", 9, identity="key:abc", call=call) == 3
 

@@ -38,14 +38,14 @@ def refused(answer: Answer, words: str) -> None:
 
 
 async def test_one_key_starts_only_so_many_and_others_go_on(serve: Serve, limit: Any) -> None:
-    limit(starts_per_identity="60/m burst 2")
+    limit(starts_per_identity="1/m burst 2")
     client = await serve()
     mine, _ = await with_key(client, "start")
     other, _ = await with_key(client, "start", name="other")
     for path in ("/sessions", "/calls/my-call/sessions"):
         assert (await mine.post(path, {"call_id": "my-call"})).status == 201
     for path in ("/sessions", "/calls/my-call/sessions"):
-        refused(await mine.post(path, {"call_id": "my-call"}), "starts: one key may have no more than 60/m burst 2")
+        refused(await mine.post(path, {"call_id": "my-call"}), "starts: one key may have no more than 1/m burst 2")
     assert await AgentSession.objects.acount() == 2
     assert (await other.post("/sessions", {"call_id": "my-call"})).status == 201
     assert quotas.refused()["starts", "key"] == 2
@@ -53,7 +53,7 @@ async def test_one_key_starts_only_so_many_and_others_go_on(serve: Serve, limit:
 
 @lean
 async def test_one_user_is_counted_however_many_cookies_and_addresses_they_have(serve: Serve, limit: Any) -> None:
-    limit(starts_per_identity="60/m burst 1")
+    limit(starts_per_identity="1/m burst 1")
     client, _ = await sign_in(await serve(), *ALL)
     assert (await client.post("/sessions", {"call_id": "one"}, headers=ORIGIN)).status == 201
     moved = client.like(peer=ELSEWHERE)
@@ -62,7 +62,7 @@ async def test_one_user_is_counted_however_many_cookies_and_addresses_they_have(
 
 @lean
 async def test_where_nobody_need_prove_anything_the_address_counts(serve: Serve, limit: Any) -> None:
-    limit(starts_per_address="60/m burst 1")
+    limit(starts_per_address="1/m burst 1")
     client = (await serve(ServeOptions(can_start_session=lambda: True))).like(peer=REMOTE)
     assert (await client.post("/sessions", {"call_id": "one"})).status == 201
     refused(await client.post("/sessions", {"call_id": "two"}), "one address")
@@ -71,7 +71,7 @@ async def test_where_nobody_need_prove_anything_the_address_counts(serve: Serve,
 
 @lean
 async def test_credentials_that_mean_nothing_do_not_help_past_the_address(serve: Serve, limit: Any) -> None:
-    limit(starts_per_address="60/m burst 1")
+    limit(starts_per_address="1/m burst 1")
     client = (await serve(ServeOptions(can_start_session=lambda: True))).like(peer=REMOTE)
     assert (await present(client, "mine").post("/sessions", {"call_id": "one"})).status == 201
     answer = await client.post("/sessions", {"call_id": "two"}, headers={"authorization": "Bearer another"})
@@ -80,7 +80,7 @@ async def test_credentials_that_mean_nothing_do_not_help_past_the_address(serve:
 
 @lean
 async def test_nobody_takes_from_the_share_of_a_key_by_its_prefix(serve: Serve, limit: Any) -> None:
-    limit(starts_per_identity="60/m burst 1")
+    limit(starts_per_identity="1/m burst 1")
     client = await serve(ServeOptions(can_start_session=lambda: True))
     mine, key = await with_key(client, "start")
     pretended = present(client, f"va_{key.prefix}_{'x' * 43}")
@@ -91,7 +91,7 @@ async def test_nobody_takes_from_the_share_of_a_key_by_its_prefix(serve: Serve, 
 
 @lean
 async def test_this_machine_itself_is_limited_by_what_the_worker_takes(client: Client, limit: Any) -> None:
-    limit(starts_per_address="60/m burst 1", starts_per_identity="60/m burst 1", starts_per_worker="60/m burst 2")
+    limit(starts_per_address="1/m burst 1", starts_per_identity="1/m burst 1", starts_per_worker="1/m burst 2")
     for call_id in ("one", "two"):
         await start(client, call_id)
     refused(await client.post("/sessions", {"call_id": "three"}), "this server takes no more")
@@ -99,7 +99,7 @@ async def test_this_machine_itself_is_limited_by_what_the_worker_takes(client: C
 
 @lean
 async def test_requests_to_close_have_a_limit(client: Client, serve: Serve, limit: Any) -> None:
-    limit(closes_per_identity="60/m burst 3")
+    limit(closes_per_identity="1/m burst 3")
     mine, _ = await with_key(client, "close", "view")
     row = await elsewhere()
     assert (await mine.delete(f"/sessions/{row.pk}")).status == 200
@@ -110,7 +110,7 @@ async def test_requests_to_close_have_a_limit(client: Client, serve: Serve, limi
 
 @lean
 async def test_what_is_said_over_rest_is_a_turn_like_what_is_typed(client: Client, limit: Any) -> None:
-    limit(turns_per_identity="60/m burst 2", turns_per_call="60/m burst 3")
+    limit(turns_per_identity="1/m burst 2", turns_per_call="1/m burst 3")
     first, second = await elsewhere(call_id="one"), await elsewhere(call_id="two")
     for row in (first, second):
         await database.write(row.finish, EndReason.FINISHED)
@@ -126,7 +126,7 @@ async def test_what_is_said_over_rest_is_a_turn_like_what_is_typed(client: Clien
 
 @lean
 async def test_one_key_makes_only_so_many_invitations(client: Client, limit: Any) -> None:
-    limit(invitations_per_identity="60/m burst 1")
+    limit(invitations_per_identity="1/m burst 1")
     row = await elsewhere()
     mine, _ = await with_key(client, "start", "view")
     assert (await mine.post(f"/sessions/{row.pk}/invitations")).status == 201
@@ -167,7 +167,7 @@ async def test_long_reads_of_one_do_not_keep_the_database_from_others(
 async def test_guesses_at_keys_are_refused_before_the_database_is_asked(
     serve: Serve, limit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limit(credentials_per_address="60/m burst 4")
+    limit(credentials_per_address="1/m burst 4")
     client = await serve()
     mine, _ = await with_key(client, "view")
     assert (await mine.get("/sessions")).status == 200
@@ -192,7 +192,7 @@ async def test_guesses_at_keys_are_refused_before_the_database_is_asked(
 
 @lean
 async def test_guesses_at_cookies_are_refused_too(serve: Serve, limit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit(credentials_per_address="60/m burst 3")
+    limit(credentials_per_address="1/m burst 3")
     client, _ = await sign_in(await serve(), *ALL)
     assert (await client.get("/sessions")).status == 200
     asked: list[str] = []
@@ -258,7 +258,7 @@ async def test_guesses_that_wait_are_bounded(serve: Serve, limit: Any, monkeypat
 
 @pytest.mark.django_db(transaction=True)
 async def test_who_is_asked_about_again_is_not_taken_for_one_who_guesses(limit: Any) -> None:
-    limit(credentials_per_address="60/m burst 2")
+    limit(credentials_per_address="1/m burst 2")
     scope = {
         "path": "/",
         "client": REMOTE,

@@ -42,7 +42,7 @@ def test_what_makes_no_sense_is_told(values: dict[str, Any], found: list[str]) -
 
 @pytest.mark.parametrize("mount", ["lean"], indirect=True)
 async def test_what_was_refused_is_told_to_prometheus_from_the_first_on(client: Client, limit: Any) -> None:
-    limit(turns_per_identity="60/m burst 1")
+    limit(turns_per_identity="1/m burst 1")
     assert (await scrape(client))("refused_total", what="turns", by="invitation") == 0
     quotas.spend("turns", identity="invitation:abc")
     with pytest.raises(TooMany):

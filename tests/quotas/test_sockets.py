@@ -67,7 +67,7 @@ async def test_an_address_has_only_so_many_of_calls_and_feeds_together(server: S
 
 
 async def test_an_address_opens_only_so_many_in_a_time(server: Server, limit: Any) -> None:
-    limit(openings_per_address="60/m burst 3")
+    limit(openings_per_address="1/m burst 3")
     for _ in range(3):
         async with server.socket(peer=REMOTE) as socket:
             assert socket.closed is None
