@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..exceptions import StartFailed
 from ..models import EndReason, SessionStatus
 from ..server.banner import print_line, print_report
-from ..server.exit import leave_if_held
+from ..server.forced_exit import leave_if_held
 from ..sessions.session import LiveSession
 from ..sessions.video import check_video
 from ..store import database

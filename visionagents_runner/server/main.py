@@ -13,7 +13,7 @@ from ..auth.local_requests import warn_of_local_requests
 from ..exceptions import RunnerConfigurationError
 from ..telemetry.logs import Format
 from .banner import print_report
-from .exit import leave_if_held
+from .forced_exit import leave_if_held
 from .lifecycle import Life, prepared_application
 from .options import ProcessOptions, configure_process
 from .sockets import listen, url_of

@@ -17,7 +17,7 @@ from ..exceptions import RunnerConfigurationError
 from ..utils.http_answer import answer
 from ..worker.process import sweep
 from .connections import BODY_READ_BYTES, MOST_HEAD_BYTES, READ_BYTES, BoundedListener, Phase, Watch, read_at_once
-from .exit import leave_if_held
+from .forced_exit import leave_if_held
 from .lifecycle import LAST_REQUESTS_SECONDS, Life, prepared_application
 from .options import ProcessOptions, configure_process
 from .reload import watch
