@@ -202,11 +202,12 @@ class MariaServer(DatabaseServer):
 
     def _make(self) -> list[str]:
         options = ["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]
-        return [program_of("mariadb"), "--no-defaults", f"--datadir={self._data}", *options]
+        return [program_of("mariadb"), "--no-defaults", f"--datadir={self._data}", f"--tmpdir={self._data}", *options]
 
     def _serve(self) -> list[str]:
         options = {
             "datadir": self._data,
+            "tmpdir": self._data,  # TMPDIR may be another user's
             "port": self.port,
             "bind-address": "127.0.0.1",
             "socket": self._data / "socket",
