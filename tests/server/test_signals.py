@@ -94,10 +94,12 @@ def _hear_all_signals() -> None:
 def running(command: Command, *, env: Mapping[str, str] | None = None, **settings: Any) -> Iterator[Server]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
+    arguments = command(port)
     process = subprocess.Popen(
-        [sys.executable, *command(port)],
+        [sys.executable, *arguments],
         cwd=ROOT,
         env={
+            **({} if "runserver" in arguments else {"TEST_WITHOUT_DAPHNE": "1"}),
             **environment(TEST_RUNNER_SETTINGS=json.dumps({"ALLOW_LOCAL": True, **settings})),
             "PYTHONASYNCIODEBUG": "",
             "NO_COLOR": "1",

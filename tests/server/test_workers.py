@@ -34,7 +34,7 @@ def command(port: int, *more: str) -> list[str]:
 
 @contextmanager
 def two_workers(**settings: Any) -> Iterator[Server]:
-    with running(command, env={"TEST_WITHOUT_DAPHNE": "1"}, **settings) as server:
+    with running(command, **settings) as server:
         wait_for(lambda: len(pids()) == 2)
         yield server
 

@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +187,8 @@ def test_who_breaks_off_or_sends_far_too_much_is_gone_at_once_and_nobody_else(co
             client.hear("presence", name="Broken", here=False)
         with joined(server) as other:
             other.hello(name="Large")
-            other.connection.send("x" * 3_000_000)
+            with suppress(ConnectionClosed):  # it may be gone before all of it is sent
+                other.connection.send("x" * 3_000_000)
             with pytest.raises(ConnectionClosed):
                 other.hear("never")
         client.hear("presence", name="Large", here=False)
